@@ -1,0 +1,152 @@
+"""Who is logged in, with which browser, and which servers that browser was granted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.model import User
+from gateway.store.database import Database
+from gateway.store.tables import codes, grants, servers, sessions, tokens, users
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that has logged in. ``hash`` is the SHA-256 of its cookie."""
+
+    hash: str
+    user: User
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What a one-time code stands for: it carries a login from the hub's origin to a user's."""
+
+    session_hash: str
+    server_path: str
+    state_hash: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRow:
+    """A browser's right to reach one server. ``cookie_hash`` is the SHA-256 of its grant cookie."""
+
+    cookie_hash: str
+    server_id: str
+    expires: datetime
+
+
+class SessionStore:
+    """Sessions, one-time codes, grants and API tokens.
+
+    Args:
+        database: Where they are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def login(self, user: User, session_hash: str, expires: datetime) -> None:
+        """Remember that ``user`` has logged in with a browser, and what the directory says of them."""
+        async with self._database.writing() as connection:
+            await _upsert_user(connection, user, login=True)
+            await connection.execute(delete(sessions).where(sessions.c.expires <= _now()))
+            await connection.execute(delete(codes).where(codes.c.expires <= _now()))
+            await connection.execute(
+                insert(sessions).values(hash=session_hash, user=user.name, created=_now(), expires=expires)
+            )
+
+    async def session(self, session_hash: str) -> Session | None:
+        """Return the session of this cookie hash, unless it has expired."""
+        query = (
+            select(users.c.name, users.c.admin, sessions.c.expires)
+            .join_from(sessions, users)
+            .where(sessions.c.hash == session_hash, sessions.c.expires > _now())
+        )
+        row = await self._database.row(query)
+        return None if row is None else Session(session_hash, User(row.name, row.admin), row.expires)
+
+    async def end_session(self, session_hash: str) -> None:
+        """Forget a session; its grants and codes go with it."""
+        async with self._database.writing() as connection:
+            await connection.execute(delete(sessions).where(sessions.c.hash == session_hash))
+
+    async def save_code(self, code_hash: str, code: Code, expires: datetime) -> None:
+        """Remember a one-time code."""
+        row = {**asdict(code), "hash": code_hash, "expires": expires}
+        async with self._database.writing() as connection:
+            await connection.execute(insert(codes).values(row))
+
+    async def take_code(self, code_hash: str) -> Code | None:
+        """Return what a code stands for and forget it: a second taker gets nothing."""
+        async with self._database.writing() as connection:
+            row = (await connection.execute(select(codes).where(codes.c.hash == code_hash))).first()
+            await connection.execute(delete(codes).where(codes.c.hash == code_hash))
+        if row is None or row.expires <= _now():
+            return None
+        return Code(row.session_hash, row.server_path, row.state_hash, row.host)
+
+    async def add_grant(self, cookie_hash: str, session_hash: str, server_id: str, expires: datetime) -> None:
+        """Let the browser with this grant cookie reach a server, for as long as its session lasts."""
+        key = (grants.c.cookie_hash == cookie_hash) & (grants.c.server_id == server_id)
+        values = {"session_hash": session_hash, "expires": expires}
+        async with self._database.writing() as connection:
+            changed = await connection.execute(update(grants).where(key).values(values))
+            if not changed.rowcount:
+                row = {"cookie_hash": cookie_hash, "server_id": server_id, **values}
+                await connection.execute(insert(grants).values(row))
+
+    async def grants(self) -> Sequence[GrantRow]:
+        """Return every grant that holds now: its session lives and its server has not ended."""
+        query = (
+            select(grants.c.cookie_hash, grants.c.server_id, grants.c.expires)
+            .join(sessions, sessions.c.hash == grants.c.session_hash)
+            .join(servers, servers.c.id == grants.c.server_id)
+            .where(grants.c.expires > _now(), sessions.c.expires > _now(), servers.c.phase != "ended")
+        )
+        return [
+            GrantRow(row.cookie_hash, row.server_id, row.expires) for row in await self._database.rows(query)
+        ]
+
+    async def granted(self, session_hash: str) -> Sequence[str]:
+        """Return the ids of the servers that a session's browser was granted."""
+        query = select(grants.c.server_id).where(grants.c.session_hash == session_hash)
+        return sorted({row.server_id for row in await self._database.rows(query)})
+
+    async def add_token(self, user: User, token_hash: str, note: str, expires: datetime) -> None:
+        """Remember an API token of ``user``, who is made known if need be."""
+        row = {"hash": token_hash, "user": user.name, "note": note, "created": _now(), "expires": expires}
+        async with self._database.writing() as connection:
+            await _upsert_user(connection, user, login=False)
+            await connection.execute(delete(tokens).where(tokens.c.expires <= _now()))
+            await connection.execute(insert(tokens).values(row))
+
+    async def token_user(self, token_hash: str) -> User | None:
+        """Return whose token this is, unless it has expired."""
+        query = (
+            select(users.c.name, users.c.admin)
+            .join_from(tokens, users)
+            .where(tokens.c.hash == token_hash, tokens.c.expires > _now())
+        )
+        row = await self._database.row(query)
+        return None if row is None else User(row.name, row.admin)
+
+
+async def _upsert_user(connection: AsyncConnection, user: User, *, login: bool) -> None:
+    values: dict[str, Any] = {"admin": user.admin}
+    if login:
+        values["last_login"] = _now()
+    changed = await connection.execute(update(users).where(users.c.name == user.name).values(values))
+    if not changed.rowcount:
+        await connection.execute(insert(users).values(name=user.name, created=_now(), **values))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
