@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -15,7 +15,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
-    model_validator,
+    field_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -173,17 +173,20 @@ class SiteConfig(_Strict):
     accounts: tuple[Name, ...] = ()
     applications: tuple[Application, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
-        for what, names in (
-            ("partitions", [p.name for p in self.partitions]),
-            ("applications", [a.name for a in self.applications]),
-        ):
-            if twice := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"{what}: {', '.join(sorted(twice))} is there twice")
-        if sum(p.default for p in self.partitions) > 1:
-            raise ValueError("partitions: only one can be the default")
-        return self
+    @field_validator("partitions", "applications")
+    @classmethod
+    def _names_are_unique(cls, items: tuple[Partition | Application, ...]) -> tuple[Any, ...]:
+        names = [item.name for item in items]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{', '.join(sorted(twice))} is there twice")
+        return items
+
+    @field_validator("partitions")
+    @classmethod
+    def _one_default(cls, partitions: tuple[Partition, ...]) -> tuple[Partition, ...]:
+        if sum(partition.default for partition in partitions) > 1:
+            raise ValueError("only one can be the default")
+        return partitions
 
     def partition(self, name: str) -> Partition | None:
         """Return the partition of this name, if there is one."""
@@ -223,17 +226,14 @@ def parse_site_config(text: str, source: str) -> SiteConfig:
     Raises:
         ConfigError: One line for each fault, ``file:line: where: what``.
     """
-    loader = _OneValuePerKey(text)
     try:
-        node = loader.get_single_node()
-        data = None if node is None else loader.construct_document(node)
+        node, data = _load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{source}:{line}: {error.problem or 'not YAML'}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}:1: not YAML: {error}") from None
-    finally:
-        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise ConfigError(f"{source}:{line}: {error.reason}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{source}:1: a site config is a mapping of keys to values")
     try:
@@ -241,6 +241,15 @@ def parse_site_config(text: str, source: str) -> SiteConfig:
     except ValidationError as error:
         faults = [_fault(source, node, details) for details in error.errors(include_url=False)]
         raise ConfigError("\n".join(faults)) from None
+
+
+def _load(text: str) -> tuple[yaml.Node | None, Any]:
+    loader = _OneValuePerKey(text)
+    try:
+        node = loader.get_single_node()
+        return node, None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _fault(source: str, root: yaml.Node | None, details: ErrorDetails) -> str:

@@ -1,0 +1,157 @@
+"""The gateway's own configuration: ``gateway_config.py``, in traitlets' form."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from traitlets import Enum, Int, List, TraitError, Unicode
+from traitlets.config import Config, Configurable
+from traitlets.config.loader import PyFileConfigLoader
+
+from gateway.errors import ConfigError
+
+
+class Gateway(Configurable):
+    """Where the gateway is, and where it keeps its things."""
+
+    public_url = Unicode(help="The address that people type: https://gateway.example.org/").tag(config=True)
+    layout = Enum(
+        ["per-user", "single"],
+        default_value="per-user",
+        help="per-user: each person's servers have a host of their own below the public one, which needs a "
+        "wildcard DNS record and certificate. single: one host for all; pages of one person's servers "
+        "could then act as another person who opens them.",
+    ).tag(config=True)
+    bind = List(
+        Unicode(), default_value=["127.0.0.1:8443"], help="What HAProxy listens on: address:port, each."
+    ).tag(config=True)
+    tls_certificate = Unicode(help="A PEM file with the certificate, its chain and its key (0600).").tag(
+        config=True
+    )
+    state_dir = Unicode("/var/lib/gateway", help="Database, keys and CAs; 0700.").tag(config=True)
+    run_dir = Unicode("/run/gateway", help="Sockets and what HAProxy reads; 0700, a tmpfs.").tag(config=True)
+    site_dir = Unicode("/etc/gateway/sites", help="The trusted site configs, *.yaml.").tag(config=True)
+    database_url = Unicode(
+        help="An SQLAlchemy URL; by default SQLite in state_dir (sqlite+aiosqlite:////…/gateway.sqlite)."
+    ).tag(config=True)
+    haproxy = Unicode("", help="HAProxy's path, if it is not on PATH; 2.6 or later.").tag(config=True)
+    session_hours = Int(168, min=1, help="Hours after which people must log in again.").tag(config=True)
+    log_level = Enum(["DEBUG", "INFO", "WARNING", "ERROR"], default_value="INFO").tag(config=True)
+
+
+class Ldap(Configurable):
+    """The directory that people log in with."""
+
+    urls = List(Unicode(), help="ldaps://directory.example.org[:636], tried in this order.", minlen=1).tag(
+        config=True
+    )
+    ca_file = Unicode(help="The CA that signed the directory's certificate, PEM.").tag(config=True)
+    reader_dn = Unicode(help="Who looks people up.").tag(config=True)
+    reader_password_file = Unicode(help="A file (0600) with the reader's password.").tag(config=True)
+    user_base = Unicode(help="Below which people are: ou=people,dc=example,dc=org.").tag(config=True)
+    name_attribute = Unicode("uid", help="What people type as their name.").tag(config=True)
+    allowed_group = Unicode(
+        "", help="The DN of the group that may use the gateway; empty: everybody in the directory."
+    ).tag(config=True)
+    admin_group = Unicode("", help="The DN of the group of the gateway's administrators.").tag(config=True)
+    min_uid = Int(1000, min=1, help="uidNumbers below it are refused.").tag(config=True)
+    denied = List(Unicode(), default_value=[], help="Further names that are refused.").tag(config=True)
+    timeout = Int(5, min=1, help="Seconds that the directory may take to connect or to answer.").tag(
+        config=True
+    )
+
+
+class Settings:
+    """A configuration, checked.
+
+    Args:
+        config: As traitlets loads it.
+        source: The file's name, for errors.
+
+    Raises:
+        ConfigError: A setting is unknown or its value is not of its kind.
+    """
+
+    def __init__(self, config: Config, source: str) -> None:
+        _refuse_unknown(config, source)
+        self.source = source
+        try:
+            self.gateway = Gateway(config=config)
+            self.ldap = Ldap(config=config)
+        except TraitError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    def require(self, section: Configurable, *names: str) -> None:
+        """Check that settings without a default have been given a value.
+
+        Raises:
+            ConfigError: One has not.
+        """
+        for name in names:
+            if not getattr(section, name):
+                where = f"c.{type(section).__name__}.{name}"
+                meaning = section.traits()[name].help
+                raise ConfigError(f"{self.source}: set {where}: {meaning}")
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the database, the keys and the CAs are."""
+        return Path(self.gateway.state_dir)
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the sockets are."""
+        return Path(self.gateway.run_dir)
+
+    @property
+    def database_url(self) -> str:
+        """The database."""
+        return self.gateway.database_url or f"sqlite+aiosqlite:///{self.state_dir}/gateway.sqlite"
+
+
+def load_settings(path: Path) -> Settings:
+    """Return the settings in a configuration file.
+
+    Raises:
+        ConfigError: It is not there, is not Python, or holds a setting that does not exist or fit.
+    """
+    loader = PyFileConfigLoader(path.name, path=str(path.parent))
+    try:
+        config = loader.load_config()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; name one with -f") from None
+    except SyntaxError as error:
+        raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise ConfigError(f"{path}:{_line(error, path)}: {type(error).__name__}: {error}") from error
+    return Settings(config, str(path))
+
+
+def _line(error: BaseException, path: Path) -> int:
+    """Return the line of the configuration file in which an exception arose."""
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.endswith(path.name):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _refuse_unknown(config: Config, source: str) -> None:
+    sections: dict[str, Any] = {"Gateway": Gateway, "Ldap": Ldap}
+    for section, values in config.items():
+        if section not in sections:
+            raise ConfigError(f"{source}: c.{section}: there is no such section{_meant(section, sections)}")
+        known = sections[section].class_trait_names(config=True)
+        for name in values:
+            if name not in known:
+                raise ConfigError(
+                    f"{source}: c.{section}.{name}: there is no such setting{_meant(name, known)}"
+                )
+
+
+def _meant(word: str, words: Any) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

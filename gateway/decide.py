@@ -1,0 +1,148 @@
+"""What to do next with a server that has a job, from what the scheduler says of it. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from gateway.endpoint import parse
+from gateway.lifecycle import Event, Phase
+from gateway.model import EndReason, JobState, JobStatus, Server
+
+#: Successive good listings that must lack a job, or show it preempted, before it counts as gone.
+LISTINGS_TO_BELIEVE = 2
+#: Seconds that an application may take from its job's start until it says where it listens.
+START_PATIENCE = 600.0
+
+
+class Act(Enum):
+    """What kind of thing comes next."""
+
+    WAIT = auto()
+    """Nothing, until there is news; ``changes`` may say something new about the waiting."""
+    MOVE = auto()
+    """One step along the lifecycle's table: ``event``, with ``changes``."""
+    REACH = auto()
+    """Write ``changes``, then open the way to host and port and ask for an answer."""
+    ENDING = auto()
+    """The job has ended: find out how, then move by ``Event.GONE``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What comes next, and which fields of the server change with it."""
+
+    act: Act
+    event: Event | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What the latest good listing says of a server's job.
+
+    ``job`` is None when the job is not there; ``repeated`` counts the successive good listings that said the
+    same (not there, or ended); ``why`` is a sentence on why a pending job waits.
+    """
+
+    job: JobStatus | None
+    repeated: int = 1
+    why: str = ""
+
+
+def decide(server: Server, sighting: Sighting, *, ports: tuple[int, int], age: float) -> Decision:
+    """Return what comes next for a server that has a job.
+
+    Args:
+        server: As the database holds it; its phase is one of ``lifecycle.WITH_JOB``.
+        sighting: What the latest good listing says.
+        ports: The site's range, first and last, in which applications listen.
+        age: Seconds since the server's phase last changed.
+    """
+    job = sighting.job
+    if job is None or job.state is JobState.PREEMPTED:
+        return Decision(Act.ENDING if sighting.repeated >= LISTINGS_TO_BELIEVE else Act.WAIT)
+    if job.state.ended:
+        return Decision(Act.ENDING)
+    if job.state in (JobState.UNKNOWN, JobState.STOPPING) or server.phase is Phase.STOPPING:
+        return Decision(Act.WAIT)
+    if job.state is JobState.CANNOT_START:
+        changes = {"reason": EndReason.REFUSED, "message": sighting.why, "native_reason": job.reason}
+        return Decision(Act.MOVE, Event.STOP, changes)
+    if server.phase is Phase.QUEUED:
+        return _while_queued(server, job, sighting.why)
+    if not job.state.on_node or job.restarts != server.restarts:
+        changes = {"restarts": job.restarts, "host": None, "port": None, "message": sighting.why}
+        return Decision(Act.MOVE, Event.REQUEUED, changes)
+    if server.phase is Phase.STARTING:
+        return _while_starting(server, job, ports, age)
+    return Decision(Act.REACH)
+
+
+def _while_queued(server: Server, job: JobStatus, why: str) -> Decision:
+    if job.state.on_node:
+        changes = {
+            "host": job.host,
+            "restarts": job.restarts,
+            "message": f"Starting on {job.host}.",
+            "native_reason": "",
+        }
+        return Decision(Act.MOVE, Event.STARTED, changes)
+    news = {"message": why, "native_reason": job.reason, "starts": job.starts, "restarts": job.restarts}
+    return Decision(Act.WAIT, changes={key: new for key, new in news.items() if getattr(server, key) != new})
+
+
+def _while_starting(server: Server, job: JobStatus, ports: tuple[int, int], age: float) -> Decision:
+    found = parse(job.comment, run=server.run, restarts=job.restarts, host=job.host, ports=ports)
+    if found is not None:
+        new = {"host": found.host, "port": found.port}
+        return Decision(Act.REACH, changes={} if (server.host, server.port) == tuple(new.values()) else new)
+    if age > START_PATIENCE:
+        text = f"The application did not start listening within {START_PATIENCE / 60:.0f} minutes."
+        return Decision(Act.MOVE, Event.STOP, {"reason": EndReason.FAILED, "message": text})
+    return Decision(Act.WAIT)
+
+
+_HOW = {
+    JobState.COMPLETED: (EndReason.FINISHED, "The application ended by itself."),
+    JobState.CANCELLED: (EndReason.CANCELLED, "The job was cancelled on the cluster."),
+    JobState.WALLTIME: (EndReason.WALLTIME, "The job reached its walltime."),
+    JobState.PREEMPTED: (EndReason.PREEMPTED, "The scheduler took the node for a job of higher priority."),
+    JobState.FAILED: (EndReason.FAILED, "The job failed."),
+}
+
+
+def how_it_ended(
+    server: Server, state: JobState | None, exit_status: int | None, log_tail: str
+) -> tuple[EndReason, str]:
+    """Return why a server whose job is gone has ended, and a sentence on it.
+
+    Args:
+        server: As the database holds it; a reason that it already has is kept.
+        state: The accounting's or the last listing's word on the job, None if neither knows.
+        exit_status: What the wrapper wrote of the application's exit status, None if it wrote nothing.
+        log_tail: The last lines of the job's log, shown where the job failed.
+    """
+    if server.reason is not None:
+        return server.reason, _with_log(server.message, log_tail, server.reason)
+    if not server.wanted:
+        return EndReason.STOPPED, "Stopped."
+    if state in _HOW:
+        reason, text = _HOW[state]
+    elif exit_status is not None:
+        reason, text = (
+            (EndReason.FAILED, "The application failed.") if exit_status else _HOW[JobState.COMPLETED]
+        )
+    else:
+        reason, text = EndReason.LOST, "The job is no longer there, and the scheduler does not say why."
+    if exit_status and reason is EndReason.FAILED:
+        text = f"{text} Its exit status was {exit_status}."
+    return reason, _with_log(text, log_tail, reason)
+
+
+def _with_log(text: str, log_tail: str, reason: EndReason) -> str:
+    if reason is not EndReason.FAILED or not log_tail.strip():
+        return text
+    return f"{text}\n{log_tail.strip()}"

@@ -1,0 +1,192 @@
+"""The way from the browser to the servers: compares what should be with what is, and makes the difference.
+
+There is no other way to make a route. It runs at the start, on each change and on an interval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from gateway.dataplane.haproxy import HAProxy
+from gateway.dataplane.masters import Masters
+from gateway.errors import GatewayError
+from gateway.lifecycle import ROUTED, Phase
+from gateway.model import Server
+from gateway.origins import Origins
+from gateway.routes import Desired, Grant, Route, plan
+from gateway.store import ServerStore, SessionStore
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two comparisons when nothing has asked for one.
+INTERVAL = 5.0
+
+
+class Routing:
+    """Reconciles HAProxy and the OpenSSH masters with the database.
+
+    Args:
+        servers: The servers' rows.
+        sessions: The grants.
+        haproxy: Where the routes are.
+        masters: The OpenSSH masters of each cluster, by the cluster's name.
+        origins: Which host each user's servers are at.
+        node_tls: For each cluster the TLS context that speaks with its nodes; None where the site opted out.
+    """
+
+    def __init__(
+        self,
+        servers: ServerStore,
+        sessions: SessionStore,
+        haproxy: HAProxy,
+        masters: Mapping[str, Masters],
+        origins: Origins,
+        node_tls: Mapping[str, ssl.SSLContext | None],
+    ) -> None:
+        self._servers = servers
+        self._sessions = sessions
+        self._haproxy = haproxy
+        self._masters = masters
+        self._origins = origins
+        self._node_tls = node_tls
+        self._running = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._on_lost: Callable[[str], None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._haproxy.ensure()
+        await asyncio.gather(*(self._tend(name) for name in self._masters))
+        await self.sync()
+        self._loops = [asyncio.create_task(self._keep_in_sync())]
+        self._loops += [asyncio.create_task(self._keep_tending(name)) for name in self._masters]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for task in self._loops:
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+
+    def on_lost(self, call: Callable[[str], None]) -> None:
+        """Have ``call`` told the id of each server whose forward is no longer there."""
+        self._on_lost = call
+
+    def probe_context(self, cluster: str) -> ssl.SSLContext | None:
+        """Return the TLS context for requests to a cluster's nodes, None where they speak plain HTTP."""
+        return self._node_tls[cluster]
+
+    async def sync(self) -> None:
+        """Compare and make the difference; return when HAProxy has all that the database held at the call."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._sync_after_the_present_one())
+        await asyncio.shield(self._next)
+
+    async def _sync_after_the_present_one(self) -> None:
+        async with self._running:
+            self._next = None
+            await self._sync()
+
+    async def give(self, cookie_hash: str, session_hash: str, server: Server, expires: datetime) -> None:
+        """Let the browser with this grant cookie reach a server; return when HAProxy knows.
+
+        Args:
+            cookie_hash: SHA-256 of the grant cookie, in hex.
+            session_hash: The session that the grant ends with.
+            server: Which.
+            expires: When the grant ends at the latest.
+        """
+        await self._sessions.add_grant(cookie_hash, session_hash, server.id, expires)
+        await self.sync()
+
+    async def revoke(self, session_hash: str) -> None:
+        """End a session: its grants, and the open connections of the servers it was granted.
+
+        HAProxy does not say which grant an open WebSocket came with: those of the same person's other
+        browsers end too, and come back by themselves, because their grants still hold.
+        """
+        ids = await self._sessions.granted(session_hash)
+        await self._sessions.end_session(session_hash)
+        await self.sync()
+        generations = {server.id: server.generation for server in await self._servers.live()}
+        names = [f"{server_id}.{generations[server_id]}" for server_id in ids if server_id in generations]
+        await self._haproxy.shutdown_sessions(names)
+
+    async def _sync(self) -> None:
+        live = await self._servers.live()
+        ways = await self._ways(live)
+        desired = await self._desired(live, ways)
+        actual = await self._haproxy.actual()
+        if steps := plan(desired, actual):
+            log.info("routes: %d steps", len(steps))
+            await self._haproxy.apply(steps)
+        await self._haproxy.write_snapshot(desired)
+        await self._cancel_stale(live)
+        for server in live:
+            if server.phase in ROUTED and (server.id, server.generation) not in ways and self._on_lost:
+                self._on_lost(server.id)
+
+    async def _ways(self, live: Sequence[Server]) -> Mapping[tuple[str, int], Path]:
+        ways: dict[tuple[str, int], Path] = {}
+        for name, masters in self._masters.items():
+            if any(server.cluster == name for server in live):
+                ways.update(await masters.forwards())
+        return ways
+
+    async def _desired(self, live: Sequence[Server], ways: Mapping[tuple[str, int], Path]) -> Desired:
+        routed = [s for s in live if s.phase in ROUTED and (s.id, s.generation) in ways]
+        secrets = await self._servers.secrets([server.id for server in routed])
+        routes = [
+            Route(
+                host=self._origins.host_of(server.user),
+                user=server.user,
+                name=server.name,
+                server_id=server.id,
+                generation=server.generation,
+                socket=str(ways[server.id, server.generation]),
+                node_tls=self._node_tls[server.cluster] is not None,
+                token=secrets[server.id].token,
+            )
+            for server in routed
+            if server.id in secrets
+        ]
+        ids = {route.server_id for route in routes}
+        grants = [
+            Grant(grant.cookie_hash, grant.server_id, int(grant.expires.timestamp()))
+            for grant in await self._sessions.grants()
+            if grant.server_id in ids
+        ]
+        return Desired(tuple(routes), tuple(grants))
+
+    async def _cancel_stale(self, live: Sequence[Server]) -> None:
+        """Close the forwards of servers that have ended and of earlier generations."""
+        current = {(s.id, s.generation) for s in live if s.phase in ROUTED | {Phase.STARTING}}
+        for masters in self._masters.values():
+            for key in await masters.forwards():
+                if key not in current:
+                    await masters.cancel(*key)
+
+    async def _keep_in_sync(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            try:
+                await self._haproxy.ensure()
+                await self.sync()
+            except GatewayError as error:
+                log.error("the routes could not be brought up to date: %s", error)
+
+    async def _keep_tending(self, name: str) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            await self._tend(name)
+
+    async def _tend(self, name: str) -> None:
+        try:
+            await self._masters[name].tend()
+        except GatewayError as error:
+            log.error("the tunnel to %s: %s", name, error)

@@ -1,0 +1,160 @@
+"""All servers: starts and stops them, and keeps one life going for each, also those that it finds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Self
+
+from gateway.errors import NotFound
+from gateway.lifecycle import Phase
+from gateway.model import Choices, Secrets, Server, User, job_name
+from gateway.pki import Authority
+from gateway.routing import Routing
+from gateway.servers.cluster import Cluster, News
+from gateway.servers.feed import Feed
+from gateway.servers.life import Life, Tools
+from gateway.store import ServerStore
+from gateway.store.database import random_word
+
+log = logging.getLogger(__name__)
+
+#: How long after a server's end the removal of its files is still tried.
+CLEAN_WITHIN = timedelta(days=1)
+#: How long a job may wait in the queue and then still use its certificate for its whole walltime.
+QUEUE_PATIENCE = timedelta(days=60)
+
+
+class Servers:
+    """The conductor. Use it as an async context manager: leaving it stops no server.
+
+    Args:
+        instance: This gateway's name in the names of its jobs.
+        store: The servers' rows.
+        routing: The way from the browser to them.
+        authority: Makes their certificates.
+        clusters: By name.
+    """
+
+    def __init__(
+        self,
+        instance: str,
+        store: ServerStore,
+        routing: Routing,
+        authority: Authority,
+        clusters: Mapping[str, Cluster],
+    ) -> None:
+        self._store = store
+        self._instance = instance
+        self._feed = Feed()
+        self._lives: dict[str, Life] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._polls: list[asyncio.Task[None]] = []
+        self._clusters = clusters
+        self._authority = authority
+        news = {name: News(partial(self._heard, name)) for name in clusters}
+        self._tools = Tools(instance, store, routing, authority, self._feed, clusters, news)
+
+    async def __aenter__(self) -> Self:
+        self._tools.routing.on_lost(self.wake)
+        for server in [*await self._store.live(), *await self._store.uncleaned(CLEAN_WITHIN)]:
+            self._begin(server)
+        for name, cluster in self._clusters.items():
+            names = partial(self._job_names, name)
+            self._polls.append(asyncio.create_task(cluster.poller.run(names, self._tools.news[name].take)))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        tasks = [*self._polls, *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def start(self, user: User, name: str, choices: Choices) -> Server:
+        """Write that a server is wanted, and begin to make it so.
+
+        Args:
+            user: Whose.
+            name: "" for the default server.
+            choices: Checked by ``options.check``.
+
+        Returns:
+            The server, in its first phase.
+
+        Raises:
+            AlreadyRunning: It is there and has not ended.
+        """
+        server_id, now = random_word(10), datetime.now(UTC)
+        until = now + QUEUE_PATIENCE + timedelta(minutes=choices.walltime)
+        key, certificate = await asyncio.to_thread(self._authority.issue, server_id, until)
+        server = Server(
+            id=server_id,
+            user=user.name,
+            name=name,
+            cluster=choices.cluster,
+            application=choices.application,
+            choices=choices,
+            run=secrets.token_hex(8),
+            phase=Phase.INTENT,
+            wanted=True,
+            created=now,
+            changed=now,
+        )
+        server = await self._store.create(server, Secrets(secrets.token_urlsafe(32), key, certificate))
+        log.info("%s is wanted", server)
+        self._begin(server)
+        return server
+
+    async def stop(self, user_name: str, name: str) -> Server:
+        """Write that a server is not wanted any more, and begin to make it so.
+
+        Raises:
+            NotFound: There is none, or it has ended.
+        """
+        server = await self._store.latest(user_name, name)
+        if server is None or server.phase is Phase.ENDED:
+            raise NotFound(f"{user_name}/{name} is not running", "This server is not running.")
+        server = await self._store.note(server.id, wanted=False)
+        self._feed.publish(server)
+        self.wake(server.id)
+        return server
+
+    async def changes(self, server_id: str) -> AsyncIterator[Server]:
+        """Yield a server as it is, then whenever it changes, until it has ended."""
+        async for server in self._feed.watch(await self._store.get(server_id)):
+            yield server
+
+    def wake(self, server_id: str) -> None:
+        """Make one server's life look again now."""
+        if life := self._lives.get(server_id):
+            life.wake()
+
+    def _heard(self, cluster: str) -> None:
+        """Make the lives on one cluster look again: there is news about it."""
+        for life in self._lives.values():
+            if life.cluster == cluster:
+                life.wake()
+
+    def _begin(self, server: Server) -> None:
+        if server.cluster not in self._clusters:
+            log.error("%s is on a cluster that has no site config any more: nothing is known of it", server)
+            return
+        life = Life(server, self._tools)
+        self._lives[server.id] = life
+        task = asyncio.create_task(life.run(), name=repr(life))
+        self._tasks[server.id] = task
+        task.add_done_callback(partial(self._ended, server.id))
+
+    def _ended(self, server_id: str, task: asyncio.Task[None]) -> None:
+        del self._lives[server_id], self._tasks[server_id]
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the life of %s broke off", server_id, exc_info=error)
+
+    async def _job_names(self, cluster: str) -> list[str]:
+        """Return the names to ask the scheduler for: of all servers that have, or may have, a job there."""
+        live = await self._store.live(cluster)
+        return [job_name(self._instance, server.id) for server in live if server.phase is not Phase.INTENT]

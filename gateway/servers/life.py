@@ -1,0 +1,365 @@
+"""One server's life: reads what is and what is wanted, and takes one step towards it. Over and over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gateway.dataplane.probe import probe
+from gateway.decide import LISTINGS_TO_BELIEVE, Act, Decision, Sighting, decide, how_it_ended
+from gateway.errors import GatewayError, SubmitOutcomeUnknown
+from gateway.lifecycle import ROUTED, Event, Phase
+from gateway.model import EndReason, JobId, JobState, JobStatus, Secrets, Server, job_name
+from gateway.pki import Authority
+from gateway.routing import Routing
+from gateway.script import JobFacts, render_script
+from gateway.servers.cluster import Cluster, News
+from gateway.servers.feed import Feed
+from gateway.store import ServerStore
+from gateway.urls import server_path
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which a cluster that does not answer is asked again to take a job.
+SUBMIT_PATIENCE = 600.0
+#: Seconds between two listings that must both lack a job before a submit of unknown outcome is tried again.
+SETTLE_GAP = 5.0
+#: Seconds between two cancels of a job that is still there.
+CANCEL_AGAIN = 15.0
+#: Seconds between two requests that ask whether a ready server still answers, and one that is not ready yet.
+PROBE_READY, PROBE_WAITING = 30.0, 1.0
+#: How many requests in a row must fail before a ready server counts as unreachable.
+SILENCES_TO_BELIEVE = 2
+#: Seconds that a server may take to answer such a request.
+PROBE_TIMEOUT = 5.0
+#: How often, and how many seconds apart, the removal of an ended server's files is tried.
+CLEAN_TRIES, CLEAN_AGAIN = 10, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every life works with."""
+
+    instance: str
+    store: ServerStore
+    routing: Routing
+    authority: Authority
+    feed: Feed
+    clusters: Mapping[str, Cluster]
+    news: Mapping[str, News]
+
+
+class Life:
+    """Drives one server until it has ended and its files are gone.
+
+    Args:
+        server: As the database holds it.
+        tools: What it works with.
+    """
+
+    def __init__(self, server: Server, tools: Tools) -> None:
+        self._id = server.id
+        self._tools = tools
+        self._cluster = tools.clusters[server.cluster]
+        self._news = tools.news[server.cluster]
+        self._name = job_name(tools.instance, server.id)
+        self._woken = asyncio.Event()
+        self._judged = self._news.count
+        self._absent = 0
+        self._absent_since = 0.0
+        self._ended_sightings = 0
+        self._cancelled_at = -CANCEL_AGAIN
+        self._answered_at = 0.0
+        self._silences = 0
+        self._cleaned = 0
+        self._troubles = 0
+
+    def __repr__(self) -> str:
+        return f"<Life of {self._id} on {self._cluster.site.name}>"
+
+    @property
+    def cluster(self) -> str:
+        """The name of the cluster that its server is on."""
+        return self._cluster.site.name
+
+    def wake(self) -> None:
+        """Make it look again now: there is news, or something else is wanted."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Take step after step until nothing is left to do."""
+        while True:
+            self._woken.clear()
+            server = await self._tools.store.get(self._id)
+            try:
+                pause = await self._step(server)
+                self._troubles = 0
+            except GatewayError as error:
+                pause = self._back_off()
+                log.log(logging.INFO if error.transient else logging.ERROR, "%s %s", server, error)
+            except Exception:
+                pause = self._back_off()
+                log.exception("%s a step failed; it is tried again in %.0f s", server, pause)
+            if pause is None:
+                return
+            if pause > 0:
+                await self._sleep(pause)
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _back_off(self) -> float:
+        self._troubles += 1
+        return float(2 ** min(self._troubles, 6))
+
+    async def _step(self, server: Server) -> float | None:
+        """Take one step; return the seconds until the next, None when there is none."""
+        match server.phase:
+            case Phase.INTENT:
+                return await self._intend(server)
+            case Phase.SUBMITTING:
+                return await self._settle(server)
+            case Phase.ENDED:
+                return await self._clean(server)
+            case _:
+                return await self._with_job(server)
+
+    async def _move(self, server: Server, event: Event, text: str = "", **changes: Any) -> Server:
+        moved = await self._tools.store.move(server.id, event, text, **changes)
+        log.info("%s %s -> %s (%s)", moved, server.phase, moved.phase, event)
+        self._tools.feed.publish(moved)
+        if (server.phase in ROUTED) != (moved.phase in ROUTED):
+            await self._tools.routing.sync()
+        return moved
+
+    async def _note(self, server: Server, **changes: Any) -> Server:
+        news = {key: value for key, value in changes.items() if getattr(server, key) != value}
+        if not news:
+            return server
+        noted = await self._tools.store.note(server.id, **news)
+        self._tools.feed.publish(noted)
+        return noted
+
+    # --- before there is a job ----------------------------------------------------------------------
+
+    async def _intend(self, server: Server) -> float:
+        if not server.wanted:
+            await self._move(server, Event.STOP, "Stopped.", reason=EndReason.STOPPED)
+            return 0
+        if server.attempts and _age(server.created) > SUBMIT_PATIENCE:
+            text = f"{server.message} The gateway has stopped trying; nothing was started."
+            await self._move(server, Event.REFUSED, text, reason=EndReason.FAILED)
+            return 0
+        text = server.message or "Handing your job to the scheduler."
+        server = await self._move(server, Event.SUBMIT, text, attempts=server.attempts + 1)
+        return await self._submit(server)
+
+    async def _submit(self, server: Server) -> float:
+        self._forget_sightings()
+        try:
+            files = await self._files(server)
+            job_id = await self._cluster.queue.submit(server.user, server.id, files)
+        except SubmitOutcomeUnknown as error:
+            log.warning("%s %s", server, error)
+            await self._note(server, message=error.public)
+            return 0
+        except GatewayError as error:
+            log.warning("%s %s", server, error)
+            if error.transient:
+                await self._move(server, Event.NOT_FOUND, error.public)
+                return self._back_off()
+            await self._move(server, Event.REFUSED, error.public, reason=EndReason.REFUSED)
+            return 0
+        await self._accepted(server, job_id)
+        return 0
+
+    async def _accepted(self, server: Server, job_id: JobId) -> None:
+        self._forget_sightings()
+        await self._move(server, Event.ACCEPTED, "Waiting in the queue.", job_id=job_id)
+        self._cluster.poller.hurry()
+
+    async def _files(self, server: Server) -> Mapping[str, bytes]:
+        site = self._cluster.site
+        secrets = await self._secrets(server)
+        facts = JobFacts(
+            instance=self._tools.instance,
+            server_id=server.id,
+            run=server.run,
+            user=server.user,
+            server_name=server.name,
+            base_url=server_path(server.user, server.name),
+            node_tls=site.tunnel.node_security == "tls",
+        )
+        return {
+            "script": render_script(site, server.choices, facts).encode(),
+            "token": secrets.token.encode(),
+            "key.pem": secrets.key_pem.encode(),
+            "cert.pem": secrets.certificate_pem.encode(),
+            "client-ca.pem": await asyncio.to_thread(Path(self._tools.authority.client_ca).read_bytes),
+        }
+
+    async def _secrets(self, server: Server) -> Secrets:
+        return (await self._tools.store.secrets([server.id]))[server.id]
+
+    async def _settle(self, server: Server) -> float:
+        """Find out by its name whether a job of unknown outcome exists. Only then is anything done."""
+        if (listing := self._new_listing()) is None:
+            self._cluster.poller.hurry()
+            return SETTLE_GAP
+        if jobs := listing.named(self._name, server.user):
+            await self._accepted(server, jobs[0].job_id)
+            return 0
+        self._absent += 1
+        if self._absent == 1:
+            self._absent_since = time.monotonic()
+        if self._absent < LISTINGS_TO_BELIEVE or time.monotonic() - self._absent_since < SETTLE_GAP:
+            self._cluster.poller.hurry()
+            return SETTLE_GAP
+        await self._move(server, Event.NOT_FOUND, "The cluster did not take your job; trying again.")
+        return 0
+
+    def _forget_sightings(self) -> None:
+        """Count only listings that begin from now on."""
+        self._judged = self._news.count
+        self._absent = self._ended_sightings = 0
+
+    def _new_listing(self) -> Any:
+        if self._news.count <= self._judged:
+            return None
+        self._judged = self._news.count
+        return self._news.listing
+
+    # --- with a job ---------------------------------------------------------------------------------
+
+    async def _with_job(self, server: Server) -> float:
+        if not server.wanted and server.phase is not Phase.STOPPING:
+            server = await self._move(server, Event.STOP, "Stopping.")
+        if server.phase is Phase.STOPPING:
+            await self._cancel(server)
+        if (listing := self._new_listing()) is not None:
+            sighting = await self._sight(server, listing.named(self._name, server.user))
+            site = self._cluster.site
+            decision = decide(server, sighting, ports=site.tunnel.ports, age=_age(server.changed))
+            return await self._carry_out(server, decision, sighting.job)
+        if self._news.trouble and server.phase is not Phase.READY:
+            server = await self._note(server, message=self._news.trouble)
+        if server.phase in ROUTED or (server.phase is Phase.STARTING and server.port):
+            return await self._reach(server)
+        return PROBE_READY
+
+    async def _sight(self, server: Server, jobs: tuple[JobStatus, ...]) -> Sighting:
+        job = next((job for job in jobs if job.job_id == server.job_id), None)
+        for other in jobs:
+            if other.job_id != server.job_id and not other.state.ended:
+                log.warning("%s job %s has the same name and is cancelled", server, other.job_id)
+                await self._cluster.queue.cancel(server.user, server.id, other.job_id)
+        self._absent = self._absent + 1 if job is None else 0
+        ended = job is not None and job.state.ended
+        self._ended_sightings = self._ended_sightings + 1 if ended else 0
+        return Sighting(job, max(self._absent, self._ended_sightings, 1), self._cluster.scheduler.why(job) if job else "")
+
+    async def _carry_out(self, server: Server, decision: Decision, job: JobStatus | None) -> float:
+        changes = dict(decision.changes)
+        match decision.act:
+            case Act.ENDING:
+                await self._end(server, job.state if job else None)
+            case Act.MOVE:
+                assert decision.event is not None  # noqa: S101  a move has an event
+                await self._move(server, decision.event, changes.pop("message", ""), **changes)
+                self._cluster.poller.hurry()
+            case Act.REACH:
+                return await self._reach(await self._note(server, **changes))
+            case Act.WAIT:
+                await self._note(server, **changes)
+                return PROBE_READY
+        return 0
+
+    async def _cancel(self, server: Server) -> None:
+        """Cancel the job, again every while: a cancel may be lost, and a job may be slow to go."""
+        if time.monotonic() - self._cancelled_at < CANCEL_AGAIN or server.job_id is None:
+            return
+        self._cancelled_at = time.monotonic()
+        self._cluster.poller.hurry()
+        await self._cluster.queue.cancel(server.user, server.id, server.job_id)
+
+    async def _end(self, server: Server, state: JobState | None) -> None:
+        assert server.job_id is not None  # noqa: S101  lifecycle.WITH_JOB
+        ending = await self._cluster.queue.ending(server.user, server.id, server.job_id)
+        reason, text = how_it_ended(server, state or ending.state, ending.exit_status, ending.log_tail)
+        await self._move(server, Event.GONE, text, reason=reason)
+
+    # --- the way to it ------------------------------------------------------------------------------
+
+    async def _reach(self, server: Server) -> float:
+        """See that there is a way to the application, and ask whether it answers."""
+        since = time.monotonic() - self._answered_at
+        recent = server.phase is Phase.READY and not self._silences and since < PROBE_READY
+        if recent and (server.id, server.generation) in await self._cluster.masters.forwards():
+            return PROBE_READY - since
+        server, socket = await self._way(server)
+        answer = await probe(
+            socket,
+            server_path(server.user, server.name) + "api",
+            token=(await self._secrets(server)).token,
+            tls=self._tools.routing.probe_context(server.cluster),
+            server_name=f"{server.id}.servers.gateway",
+            timeout=PROBE_TIMEOUT,
+        )
+        return await (self._answered(server) if answer.ready else self._silent(server, answer.detail))
+
+    async def _way(self, server: Server) -> tuple[Server, Path]:
+        """Return a live forward to the server; a new one has a new generation, written before it is made."""
+        assert server.host is not None  # noqa: S101  only called once both are known
+        assert server.port is not None  # noqa: S101
+        forwards = await self._cluster.masters.forwards()
+        if socket := forwards.get((server.id, server.generation)):
+            return server, socket
+        server = await self._tools.store.note(server.id, generation=server.generation + 1)
+        socket = await self._cluster.masters.forward(server.id, server.generation, server.host, server.port)
+        if server.phase in ROUTED:
+            await self._tools.routing.sync()
+        return server, socket
+
+    async def _answered(self, server: Server) -> float:
+        self._silences, self._answered_at = 0, time.monotonic()
+        if server.phase is Phase.READY:
+            return PROBE_READY
+        await self._move(server, Event.ANSWERED, f"Running on {server.host}.")
+        return PROBE_READY
+
+    async def _silent(self, server: Server, reason: str) -> float:
+        self._silences += 1
+        log.debug("%s does not answer: %s", server, reason)
+        if server.phase is Phase.READY and self._silences >= SILENCES_TO_BELIEVE:
+            log.warning("%s does not answer: %s", server, reason)
+            await self._move(server, Event.SILENT, "The server does not answer at the moment.")
+        self._cluster.poller.hurry()
+        return PROBE_WAITING if self._silences < SETTLE_GAP else SETTLE_GAP
+
+    # --- after it -----------------------------------------------------------------------------------
+
+    async def _clean(self, server: Server) -> float | None:
+        """Remove an ended server's files from the cluster; its secrets are worth nothing any more."""
+        if server.cleaned or not server.attempts:
+            return None
+        self._cleaned += 1
+        try:
+            await self._cluster.queue.remove(server.user, server.id)
+        except GatewayError as error:
+            log.info("%s its files could not be removed: %s", server, error)
+            return CLEAN_AGAIN if error.transient and self._cleaned < CLEAN_TRIES else None
+        await self._tools.store.note(server.id, cleaned=True)
+        return None
+
+
+def _age(then: datetime) -> float:
+    return (datetime.now(UTC) - then).total_seconds()

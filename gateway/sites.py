@@ -1,0 +1,51 @@
+"""The site configs that the gateway trusts: the files in its own directory."""
+
+from pathlib import Path
+
+from gateway.errors import ConfigError
+from gateway.siteconfig import SiteConfig, parse_site_config
+
+#: Bytes that a site config may have.
+MAX_SIZE = 256 * 1024
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Return the site config in a file.
+
+    Raises:
+        ConfigError: One line for each fault, ``file:line: where: what``.
+    """
+    try:
+        if path.stat().st_size > MAX_SIZE:
+            raise ConfigError(f"{path}:1: larger than {MAX_SIZE // 1024} kB")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}:1: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8") from None
+    return parse_site_config(text, str(path))
+
+
+def load_sites(directory: Path) -> dict[str, SiteConfig]:
+    """Return the site configs of all ``*.yaml`` files in a directory, by the cluster's name.
+
+    Raises:
+        ConfigError: A file is faulty, two have the same name, or there is none; all faults at once.
+    """
+    sites: dict[str, SiteConfig] = {}
+    faults: list[str] = []
+    for path in sorted(directory.glob("*.yaml")):
+        try:
+            site = load_site(path)
+        except ConfigError as error:
+            faults.append(str(error))
+            continue
+        if site.name in sites:
+            faults.append(f"{path}:1: name: another file is called {site.name} already")
+        sites[site.name] = site
+    if not sites and not faults:
+        faults.append(f"{directory}: there is no site config (*.yaml) in this directory")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return sites
