@@ -44,13 +44,13 @@ format: .venv/stamp
 	$(BIN)/ruff check --fix .
 
 lab: packages .venv/stamp
-	$(BIN)/python -m tests.lab lab
+	$(BIN)/python -m tests.lab run --gateway
 
 lab-up: packages .venv/stamp
-	$(BIN)/python -m tests.lab lab-up
+	$(BIN)/python -m tests.lab up --gateway
 
 lab-down:
-	$(BIN)/python -m tests.lab lab-down
+	$(BIN)/python -m tests.lab down
 
 bench: packages .venv/stamp
 	$(BIN)/python benchmarks/proxy.py

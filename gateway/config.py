@@ -44,9 +44,9 @@ class Gateway(Configurable):
 class Ldap(Configurable):
     """The directory that people log in with."""
 
-    urls = List(Unicode(), help="ldaps://directory.example.org[:636], tried in this order.", minlen=1).tag(
-        config=True
-    )
+    servers = List(
+        Unicode(), default_value=[], help="directory.example.org[:636], LDAPS, tried in this order."
+    ).tag(config=True)
     ca_file = Unicode(help="The CA that signed the directory's certificate, PEM.").tag(config=True)
     reader_dn = Unicode(help="Who looks people up.").tag(config=True)
     reader_password_file = Unicode(help="A file (0600) with the reader's password.").tag(config=True)

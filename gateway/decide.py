@@ -69,12 +69,22 @@ def decide(server: Server, sighting: Sighting, *, ports: tuple[int, int], age: f
     if job.state in (JobState.UNKNOWN, JobState.STOPPING) or server.phase is Phase.STOPPING:
         return Decision(Act.WAIT)
     if job.state is JobState.CANNOT_START:
-        changes = {"reason": EndReason.REFUSED, "message": sighting.why, "native_reason": job.reason}
+        changes: dict[str, Any] = {
+            "reason": EndReason.REFUSED,
+            "message": sighting.why,
+            "native_reason": job.reason,
+        }
         return Decision(Act.MOVE, Event.STOP, changes)
     if server.phase is Phase.QUEUED:
         return _while_queued(server, job, sighting.why)
     if not job.state.on_node or job.restarts != server.restarts:
-        changes = {"restarts": job.restarts, "host": None, "port": None, "message": sighting.why}
+        changes = {
+            "restarts": job.restarts,
+            "host": None,
+            "port": None,
+            "generation": server.generation + 1,  # the present forward leads to where the job was
+            "message": sighting.why,
+        }
         return Decision(Act.MOVE, Event.REQUEUED, changes)
     if server.phase is Phase.STARTING:
         return _while_starting(server, job, ports, age)

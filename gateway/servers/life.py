@@ -69,6 +69,7 @@ class Life:
         self._cluster = tools.clusters[server.cluster]
         self._news = tools.news[server.cluster]
         self._name = job_name(tools.instance, server.id)
+        self._owner = self._cluster.queue.owner(server.user)
         self._woken = asyncio.Event()
         self._judged = self._news.count
         self._absent = 0
@@ -215,7 +216,7 @@ class Life:
         if (listing := self._new_listing()) is None:
             self._cluster.poller.hurry()
             return SETTLE_GAP
-        if jobs := listing.named(self._name, server.user):
+        if jobs := listing.named(self._name, self._owner):
             await self._accepted(server, jobs[0].job_id)
             return 0
         self._absent += 1
@@ -246,7 +247,7 @@ class Life:
         if server.phase is Phase.STOPPING:
             await self._cancel(server)
         if (listing := self._new_listing()) is not None:
-            sighting = await self._sight(server, listing.named(self._name, server.user))
+            sighting = await self._sight(server, listing.named(self._name, self._owner))
             site = self._cluster.site
             decision = decide(server, sighting, ports=site.tunnel.ports, age=_age(server.changed))
             return await self._carry_out(server, decision, sighting.job)
@@ -265,7 +266,9 @@ class Life:
         self._absent = self._absent + 1 if job is None else 0
         ended = job is not None and job.state.ended
         self._ended_sightings = self._ended_sightings + 1 if ended else 0
-        return Sighting(job, max(self._absent, self._ended_sightings, 1), self._cluster.scheduler.why(job) if job else "")
+        return Sighting(
+            job, max(self._absent, self._ended_sightings, 1), self._cluster.scheduler.why(job) if job else ""
+        )
 
     async def _carry_out(self, server: Server, decision: Decision, job: JobStatus | None) -> float:
         changes = dict(decision.changes)
@@ -318,13 +321,14 @@ class Life:
 
     async def _way(self, server: Server) -> tuple[Server, Path]:
         """Return a live forward to the server; a new one has a new generation, written before it is made."""
-        assert server.host is not None  # noqa: S101  only called once both are known
-        assert server.port is not None  # noqa: S101
+        host, port = server.host, server.port
+        assert host is not None  # noqa: S101  this is only called once both are known
+        assert port is not None  # noqa: S101
         forwards = await self._cluster.masters.forwards()
         if socket := forwards.get((server.id, server.generation)):
             return server, socket
         server = await self._tools.store.note(server.id, generation=server.generation + 1)
-        socket = await self._cluster.masters.forward(server.id, server.generation, server.host, server.port)
+        socket = await self._cluster.masters.forward(server.id, server.generation, host, port)
         if server.phase in ROUTED:
             await self._tools.routing.sync()
         return server, socket

@@ -121,10 +121,12 @@ class SessionStore:
         return sorted({row.server_id for row in await self._database.rows(query)})
 
     async def add_token(self, user: User, token_hash: str, note: str, expires: datetime) -> None:
-        """Remember an API token of ``user``, who is made known if need be."""
+        """Remember an API token of ``user``, who is made known, or an administrator, if need be."""
         row = {"hash": token_hash, "user": user.name, "note": note, "created": _now(), "expires": expires}
         async with self._database.writing() as connection:
-            await _upsert_user(connection, user, login=False)
+            known = await connection.execute(select(users.c.name).where(users.c.name == user.name))
+            if user.admin or known.first() is None:
+                await _upsert_user(connection, user, login=False)
             await connection.execute(delete(tokens).where(tokens.c.expires <= _now()))
             await connection.execute(insert(tokens).values(row))
 

@@ -1,0 +1,239 @@
+"""The only place where objects are built: from the settings to a hub that serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_unix_socket
+
+from gateway.auth import DENIED_NAMES
+from gateway.auth.ldap import LdapAuthenticator, LdapSettings
+from gateway.config import Settings
+from gateway.dataplane.haproxy import HAProxy
+from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
+from gateway.dataplane.masters import Masters
+from gateway.dataplane.probe import client_context
+from gateway.dataplane.tunnel import TunnelSettings
+from gateway.errors import ConfigError
+from gateway.origins import Origins
+from gateway.pki import Authority
+from gateway.poller import Poller
+from gateway.queue import Queue
+from gateway.routing import Routing
+from gateway.schedulers import get as scheduler_named
+from gateway.servers import Cluster, Servers
+from gateway.siteconfig import SiteConfig
+from gateway.sites import load_sites
+from gateway.ssh.connection import LoginNode
+from gateway.ssh.transport import quiet_library_log
+from gateway.store import Database, ServerStore, SessionStore, upgrade
+from gateway.store.sealed import Seal
+from gateway.store.upgrade import current, head
+from gateway.web import make_application, make_server
+from gateway.web.services import Services
+
+log = logging.getLogger(__name__)
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory that nobody else may look into, and return it.
+
+    Raises:
+        ConfigError: It cannot be made, or belongs to somebody else.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_uid != os.getuid():
+            raise ConfigError(f"{path} belongs to another user: chown it to the one that runs the gateway")
+        path.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be used: {error.strerror}") from None
+    return path
+
+
+async def prepare_database(url: str) -> None:
+    """Make an empty database's schema.
+
+    Raises:
+        ConfigError: The database is of another version.
+    """
+    revision = await current(url)
+    if revision is None:
+        await upgrade(url)
+    elif revision != head():
+        raise ConfigError(f"the database has schema {revision}, not {head()}: run gateway db upgrade")
+
+
+@asynccontextmanager
+async def stores(settings: Settings) -> AsyncIterator[tuple[Database, SessionStore, ServerStore]]:
+    """Open the database and what is kept in it."""
+    private_directory(settings.state_dir)
+    await prepare_database(settings.database_url)
+    seal = Seal.open(settings.state_dir / "secret.key")
+    async with Database(settings.database_url) as database:
+        yield database, SessionStore(database), ServerStore(database, seal)
+
+
+async def serve(settings: Settings, *, own_data_plane: bool) -> None:
+    """Run the hub until SIGTERM or SIGINT.
+
+    Args:
+        settings: Checked.
+        own_data_plane: Whether HAProxy and the OpenSSH masters end with the hub; else they go on.
+
+    Raises:
+        ConfigError: Something is missing or does not fit; nothing has been started.
+        DataPlaneError: HAProxy is missing, too old, or cannot start.
+    """
+    quiet_library_log()
+    _check_required(settings)
+    sites = load_sites(Path(settings.gateway.site_dir))
+    origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
+    run_dir = private_directory(settings.run_dir)
+    stopped = _stop_signals()
+    async with AsyncExitStack() as stack:
+        database, sessions, records = await stack.enter_async_context(stores(settings))
+        authority = await asyncio.to_thread(Authority.open, settings.state_dir / "ca")
+        clusters = {name: await _cluster(stack, site, run_dir) for name, site in sites.items()}
+        masters = {name: cluster.masters for name, cluster in clusters.items()}
+        haproxy = HAProxy(_haproxy_settings(settings, authority, run_dir))
+        await haproxy.check_program()
+        if own_data_plane:
+            stack.push_async_callback(_stop_data_plane, haproxy, masters)
+        contexts = _node_contexts(sites, authority)
+        routing = Routing(records, sessions, haproxy, masters, origins, contexts)
+        servers = Servers(await database.instance(), records, routing, authority, clusters)
+        authenticator = _authenticator(settings)
+        stack.callback(authenticator.close)
+        services = Services(
+            authenticator=authenticator,
+            origins=origins,
+            sites=lambda: sites,
+            sessions=sessions,
+            records=records,
+            servers=servers,
+            routing=routing,
+            session_lifetime=timedelta(hours=settings.gateway.session_hours),
+        )
+        web = _listen(services, run_dir / "hub.sock")
+        stack.push_async_callback(_close_web, web)
+        await stack.enter_async_context(routing)
+        await stack.enter_async_context(servers)
+        log.info("the gateway is at %s", origins.hub_url("/"))
+        await stopped.wait()
+        log.info("the hub stops; running servers go on")
+
+
+def _check_required(settings: Settings) -> None:
+    settings.require(settings.gateway, "public_url", "tls_certificate")
+    settings.require(settings.ldap, "servers", "ca_file", "reader_dn", "reader_password_file", "user_base")
+
+
+def _stop_signals() -> asyncio.Event:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
+
+
+async def _cluster(stack: AsyncExitStack, site: SiteConfig, run_dir: Path) -> Cluster:
+    scheduler = scheduler_named(site.scheduler)
+    node = await stack.enter_async_context(LoginNode(site.login))
+    queue = Queue(site, scheduler, node)
+    masters = Masters(tunnel_settings(site, private_directory(run_dir / "t")))
+    return Cluster(site, scheduler, queue, Poller(queue), masters)
+
+
+def tunnel_settings(site: SiteConfig, directory: Path) -> TunnelSettings:
+    """Return how a site's tunnel is made: what it does not say is the login node's.
+
+    Args:
+        site: The cluster.
+        directory: Below which the masters of all clusters live.
+    """
+    tunnel, login = site.tunnel, site.login
+    return TunnelSettings(
+        cluster=site.name,
+        hosts=tunnel.hosts or login.hosts,
+        port=tunnel.port or login.port,
+        user=tunnel.user or login.user,
+        key=tunnel.key or login.key,
+        known_hosts=tunnel.known_hosts or login.known_hosts,
+        count=tunnel.masters,
+        directory=directory / site.name,
+    )
+
+
+def _haproxy_settings(settings: Settings, authority: Authority, run_dir: Path) -> HAProxySettings:
+    certificate = Path(settings.gateway.tls_certificate)
+    return HAProxySettings(
+        directory=run_dir / "haproxy",
+        hub_socket=run_dir / "hub.sock",
+        listeners=tuple(Listener(address, certificate) for address in settings.gateway.bind),
+        node_ca=authority.node_ca,
+        client_pem=authority.client_pem,
+        program=settings.gateway.haproxy or "haproxy",
+    )
+
+
+def _node_contexts(
+    sites: Mapping[str, SiteConfig], authority: Authority
+) -> Mapping[str, ssl.SSLContext | None]:
+    for site in sites.values():
+        if site.tunnel.node_security == "plain":
+            log.warning(
+                "%s: node_security is plain: other users of a compute node can read and stand in for the "
+                "applications there",
+                site.name,
+            )
+    context = client_context(authority)
+    return {name: context if site.tunnel.node_security == "tls" else None for name, site in sites.items()}
+
+
+def _authenticator(settings: Settings) -> LdapAuthenticator:
+    ldap = settings.ldap
+    return LdapAuthenticator(
+        LdapSettings(
+            servers=tuple(ldap.servers),
+            ca_file=Path(ldap.ca_file),
+            reader_dn=ldap.reader_dn,
+            reader_password_file=Path(ldap.reader_password_file),
+            base=ldap.user_base,
+            name_attribute=ldap.name_attribute,
+            min_uid=ldap.min_uid,
+            denied=DENIED_NAMES | frozenset(ldap.denied),
+            required_group=ldap.allowed_group,
+            admin_group=ldap.admin_group,
+            connect_timeout=ldap.timeout,
+            receive_timeout=ldap.timeout,
+        )
+    )
+
+
+def _listen(services: Services, path: Path) -> HTTPServer:
+    server = make_server(make_application(services))
+    server.add_socket(bind_unix_socket(str(path), mode=0o600))
+    return server
+
+
+async def _close_web(server: HTTPServer) -> None:
+    server.stop()
+    try:
+        await asyncio.wait_for(server.close_all_connections(), 2)
+    except TimeoutError:
+        log.debug("open pages were cut off")
+
+
+async def _stop_data_plane(haproxy: HAProxy, masters: Mapping[str, Masters]) -> None:
+    await haproxy.stop()
+    for cluster in masters.values():
+        await cluster.stop()

@@ -1,0 +1,300 @@
+"""HAProxy, which takes the browsers' connections to the hub and to the users' servers.
+
+It runs as a daemon of its own and outlives the hub; a second `HAProxy` with the same settings adopts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+
+from gateway.dataplane import process, runtime
+from gateway.dataplane.haproxyconfig import ANCHOR, HAProxySettings, Listener, ProxyServer, digest
+from gateway.dataplane.snapshot import Snapshot
+from gateway.errors import DataPlaneError
+from gateway.routes import (
+    Actual,
+    AddEntry,
+    AddServer,
+    DeleteEntry,
+    Desired,
+    EnableServer,
+    Map,
+    RemoveServer,
+    SetEntry,
+    ShutSessions,
+    Step,
+    refused,
+)
+
+__all__ = ["HAProxy", "HAProxySettings", "Listener"]
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT = 5.0
+_PATIENCE = 10.0
+_POLL = 0.02
+#: For a server's last connections to close before it is deleted.
+_LINGER = 0.5
+
+
+class _ReloadFailed(Exception):
+    """The master said that the new configuration could not be loaded."""
+
+
+class HAProxy:
+    """The one owner of HAProxy's process, its files and its command sockets.
+
+    Args:
+        settings: What it is told once.
+    """
+
+    def __init__(self, settings: HAProxySettings) -> None:
+        self.settings = settings
+        self._snapshot = Snapshot(settings)
+        self._admin = settings.directory / "admin.sock"
+        self._master = settings.directory / "master.sock"
+        self._busy = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        addresses = ", ".join(listener.address for listener in self.settings.listeners)
+        return f"<HAProxy {addresses} in {self.settings.directory}>"
+
+    async def check_program(self) -> str:
+        """Return the version of the program.
+
+        Raises:
+            DataPlaneError: It is missing or older than 2.6; the sentence says what to install.
+        """
+        return (await process.find_program(self.settings.program)).version
+
+    async def ensure(self) -> None:
+        """Have HAProxy run with these settings: adopt it, reload it or start it, as is needed.
+
+        What it routes is as in the last snapshot; of one that runs already, as it is.
+
+        Raises:
+            DataPlaneError: It cannot be; HAProxy's own words say why.
+            ConfigError: A certificate cannot be read.
+        """
+        async with self._busy:
+            wanted = await asyncio.to_thread(digest, self.settings)
+            running = await self._running()
+            if running == wanted:
+                return
+            await asyncio.to_thread(self._snapshot.rewrite)
+            if running is None:
+                await self._start()
+            else:
+                await self._reload()
+
+    async def actual(self) -> Actual:
+        """Return what the current worker holds.
+
+        Raises:
+            DataPlaneError: It does not answer.
+        """
+        async with runtime.open_worker(self._admin, _TIMEOUT) as line:
+            actual = await runtime.read_actual(line, self.settings.directory, ANCHOR)
+        for name in refused(actual):
+            log.error(
+                "HAProxy's server %s has a weight: other users' requests could fall through to it", name
+            )
+        return actual
+
+    async def apply(self, steps: Sequence[Step]) -> None:
+        """Carry out steps in their order. Where one fails the later ones of the same server are left out.
+
+        A server that still has connections stays in maintenance without a route; the next plan removes it.
+
+        Raises:
+            DataPlaneError: A step failed (all others that could be carried out were), or nobody answers.
+        """
+        failures: dict[str, str] = {}
+        async with self._busy, runtime.open_worker(self._admin, _TIMEOUT) as line:
+            for step in steps:
+                if step.server_id in failures:
+                    continue
+                try:
+                    await self._carry_out(line, step)
+                except DataPlaneError as error:
+                    failures[step.server_id] = f"{step.server_id}: {error}"
+        if failures:
+            raise DataPlaneError("; ".join(failures.values()))
+
+    async def shutdown_sessions(self, server_names: Iterable[str]) -> None:
+        """End all that is open to these servers (``ID.G``) in every worker, old ones after a reload too.
+
+        Raises:
+            DataPlaneError: A worker does not answer.
+        """
+        names = sorted(set(server_names))
+        if names:
+            await asyncio.gather(*(self._shut(pid, names) for pid in (await self._processes()).workers))
+
+    async def write_snapshot(self, desired: Desired) -> None:
+        """Write all that HAProxy needs to come back complete by itself. Only what has changed is written.
+
+        Raises:
+            DataPlaneError: The files cannot be written.
+            ConfigError: A certificate cannot be read.
+        """
+        async with self._busy:
+            await asyncio.to_thread(self._snapshot.write, desired)
+
+    async def reload(self) -> None:
+        """Have a new worker take over with the snapshot; what is open goes on in the old one.
+
+        Raises:
+            DataPlaneError: HAProxy refuses, and the old worker goes on.
+        """
+        async with self._busy:
+            await self._reload()
+
+    async def stop(self) -> None:
+        """End HAProxy and every connection through it; it is no error if it does not run.
+
+        Raises:
+            DataPlaneError: It does not end.
+        """
+        async with self._busy:
+            with suppress(DataPlaneError):
+                master = (await self._processes()).master
+                if master is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(master, signal.SIGTERM)
+            await self._until(self._gone, "HAProxy does not end")
+
+    # --- the process --------------------------------------------------------------------------------
+
+    async def _running(self) -> str | None:
+        """Return the digest of the configuration that runs, None if nobody answers.
+
+        For a moment in a reload, and after a crash, only one of master and worker does.
+        """
+        end = asyncio.get_running_loop().time() + _PATIENCE
+        while True:
+            master, worker = await self._master_answers(), await self._worker_digest()
+            if master == (worker is not None):
+                return worker
+            if asyncio.get_running_loop().time() > end:
+                raise DataPlaneError(
+                    f"half of HAProxy answers in {self.settings.directory} (master: {master}, "
+                    f"worker: {worker is not None}); stop it so that the gateway can start it"
+                )
+            await asyncio.sleep(_POLL)
+
+    async def _master_answers(self) -> bool:
+        try:
+            return (await self._processes()).master is not None
+        except DataPlaneError:
+            return False
+
+    async def _worker_digest(self) -> str | None:
+        try:
+            async with runtime.open_worker(self._admin, _TIMEOUT) as line:
+                described = await line.ask("show", "info")
+        except DataPlaneError:
+            return None
+        words = (text.partition(": ") for text in described.splitlines())
+        return next((value.removeprefix("gateway-") for key, _, value in words if key == "description"), "")
+
+    async def _processes(self) -> runtime.Processes:
+        return runtime.Processes(await runtime.ask_master(self._master, _TIMEOUT, "show", "proc"))
+
+    async def _start(self) -> None:
+        program = await process.find_program(self.settings.program)
+        await process.start(
+            program, self._snapshot.config, self._master, self.settings.directory / "haproxy.pid"
+        )
+        await self._until(self._whole, "HAProxy started and does not answer")
+        log.info("%r started, HAProxy %s", self, program.version)
+
+    async def _reload(self) -> None:
+        await process.check_config(await process.find_program(self.settings.program), self._snapshot.config)
+        before = await self._processes()
+        await runtime.ask_master(self._master, _TIMEOUT, "reload")
+
+        async def taken_over() -> bool:
+            now = await self._processes()
+            if now.failed_reloads > before.failed_reloads:
+                raise _ReloadFailed
+            return bool(set(now.workers[:1]) - set(before.workers)) and await self._whole()
+
+        try:
+            await self._until(taken_over, "HAProxy's new worker does not answer")
+        except _ReloadFailed:
+            raise DataPlaneError(
+                f"HAProxy could not load {self._snapshot.config} and goes on as before: is an address in use?"
+            ) from None
+        log.info("%r reloaded", self)
+
+    async def _whole(self) -> bool:
+        return await self._master_answers() and await self._worker_digest() is not None
+
+    async def _gone(self) -> bool:
+        return not await self._master_answers() and await self._worker_digest() is None
+
+    async def _until(self, check: Callable[[], Awaitable[bool]], sentence: str) -> None:
+        """Wait until ``check`` holds; that HAProxy does not answer means not yet."""
+        end = asyncio.get_running_loop().time() + _PATIENCE
+        while True:
+            with suppress(DataPlaneError):
+                if await check():
+                    return
+            if asyncio.get_running_loop().time() > end:
+                raise DataPlaneError(f"{sentence} within {_PATIENCE:g} s ({self.settings.directory})")
+            await asyncio.sleep(_POLL)
+
+    # --- the steps ----------------------------------------------------------------------------------
+
+    async def _carry_out(self, line: runtime.CommandLine, step: Step) -> None:
+        match step:
+            case AddServer(route=route):
+                name, *words = ProxyServer.of(route).words(self.settings)
+                await line.order("add", "server", f"users/{name}", *words)
+                await line.order("enable", "server", f"users/{name}")
+            case EnableServer(name=name):
+                await line.order("enable", "server", f"users/{name}")
+            case RemoveServer(name=name):
+                await self._remove(line, name)
+            case ShutSessions(name=name):
+                await self.shutdown_sessions([name])
+            case AddEntry(map=map_, key=key, value=value):
+                await line.order("add", "map", self._map(map_), key, value)
+            case SetEntry(map=map_, key=key, value=value):
+                await line.order("set", "map", self._map(map_), key, value)
+            case DeleteEntry(map=map_, key=key):
+                await line.order("del", "map", self._map(map_), key)
+
+    def _map(self, map_: Map) -> str:
+        return runtime.map_path(self.settings.directory, map_)
+
+    async def _remove(self, line: runtime.CommandLine, name: str) -> None:
+        await line.order("disable", "server", f"users/{name}")
+        end = asyncio.get_running_loop().time() + _LINGER
+        while runtime.failed(answer := await line.ask("del", "server", f"users/{name}")):
+            if asyncio.get_running_loop().time() > end:
+                log.info("HAProxy's server %s stays in maintenance for now: %s", name, answer)
+                return
+            await asyncio.sleep(_POLL)
+
+    async def _shut(self, pid: int, names: Sequence[str]) -> None:
+        """A worker that does not know a server, or has ended meanwhile, has nothing to end."""
+        for name in names:
+            answer = await self._ask_worker(pid, "shutdown", "sessions", "server", f"users/{name}")
+            if answer == runtime.OLD_WORKER:
+                await self._shut_one_by_one(pid, name)
+            elif answer and not answer.startswith(runtime.NOTHING_THERE):
+                raise DataPlaneError(f"HAProxy did not end the sessions of {name}: {answer}")
+
+    async def _shut_one_by_one(self, pid: int, name: str) -> None:
+        for session in runtime.sessions_of(await self._ask_worker(pid, "show", "sess"), name):
+            await self._ask_worker(pid, "shutdown", "session", session)
+
+    async def _ask_worker(self, pid: int, *words: str) -> str:
+        return await runtime.ask_master(self._master, _TIMEOUT, f"@!{pid}", *words)

@@ -1,0 +1,330 @@
+"""One OpenSSH master: the connection to a login node that carries forwards to compute nodes.
+
+A master is a process of its own (``ssh -f -N -M``) in a directory of its own; whoever knows the directory
+can use it, so a restarted hub finds everything again. The directory holds:
+
+- ``ctl``, the control socket (ControlPath in ssh_config(5));
+- ``pid``, written once the master is usable;
+- ``log``, what ssh said since it was started;
+- ``ID.G.sock``, the socket of one forward, and ``ID.G.to``, the "host port" it leads to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from gateway.dataplane.tunnel import Forward, TunnelSettings
+from gateway.errors import (
+    DataPlaneError,
+    GatewayError,
+    HostKeyRefused,
+    LoginNodeRefused,
+    LoginNodeUnreachable,
+)
+from gateway.model import Completed
+
+_SOCKET = re.compile(r"([a-z2-7]{10})\.(\d{1,5})\.sock", re.ASCII)
+_CHANGED_KEY = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key .* has changed", re.IGNORECASE)
+_UNKNOWN_KEY = re.compile(r"host key is known for|Host key verification failed|authenticity of host")
+_REFUSED = re.compile(r"Permission denied \(|Too many authentication failures")
+_BROKEN_SETUP = re.compile(r"Bad configuration option|Bad SSH2|command-line: line|No user exists for uid")
+
+#: Set by the gateway and not by the machine's ssh_config, which is not read.
+_OPTIONS = (
+    "BatchMode=yes",
+    "Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com",
+    "ClearAllForwardings=yes",
+    "Compression=no",
+    "ConnectionAttempts=1",
+    "ControlPersist=no",
+    "ExitOnForwardFailure=yes",
+    "GlobalKnownHostsFile=/dev/null",
+    "IdentitiesOnly=yes",
+    "IdentityAgent=none",
+    "LogLevel=ERROR",
+    "PreferredAuthentications=publickey",
+    "ServerAliveCountMax=3",
+    "ServerAliveInterval=5",
+    "StreamLocalBindMask=0177",
+    "StreamLocalBindUnlink=yes",
+    "StrictHostKeyChecking=yes",
+    "UpdateHostKeys=no",
+)
+
+log = logging.getLogger(__name__)
+
+
+class Master:
+    """One master, which may or may not be alive.
+
+    Args:
+        settings: The tunnel's.
+        index: Which of the tunnel's masters it is; also the name of its directory.
+    """
+
+    def __init__(self, settings: TunnelSettings, index: int) -> None:
+        self.index = index
+        self.directory = settings.directory / str(index)
+        self._settings = settings
+        self._control = self.directory / "ctl"
+        self._pid_file = self.directory / "pid"
+        self._log_file = self.directory / "log"
+
+    def __repr__(self) -> str:
+        return f"<Master {self._settings.cluster}/{self.index}: {len(self.sockets())} forwards>"
+
+    def sockets(self) -> dict[tuple[str, int], Path]:
+        """Return the sockets of its forwards by server id and generation, as they are on disk."""
+        try:
+            found = [(_SOCKET.fullmatch(entry.name), entry) for entry in self.directory.iterdir()]
+        except FileNotFoundError:
+            return {}
+        return {(match[1], int(match[2])): entry for match, entry in found if match}
+
+    def target(self, server_id: str, generation: int) -> Forward | None:
+        """Return the forward that was asked of it under this id and generation, if there was one."""
+        try:
+            host, port = (self.directory / f"{server_id}.{generation}.to").read_text("ascii").split()
+        except (FileNotFoundError, ValueError):
+            return None
+        return Forward(server_id, generation, host, int(port))
+
+    async def alive(self) -> bool:
+        """Return whether the master answers; make it usable if its start was interrupted.
+
+        Raises:
+            DataPlaneError: The ssh client cannot be run: nothing is known.
+        """
+        if not self._control.exists():
+            return False
+        try:
+            answer = await self._command("-O", "check")
+        except TimeoutError:
+            log.warning("[%s] master %d does not answer", self._settings.cluster, self.index)
+            return False
+        found = re.search(r"\(pid=(\d+)\)", answer.stderr + answer.stdout)
+        if answer.status != 0 or not found:
+            return False
+        if not self._pid_file.exists():
+            await self._open_session()
+            self._pid_file.write_text(found[1], "ascii")
+        return True
+
+    async def start(self, host: str) -> None:
+        """Connect to a login node and stay connected, whatever becomes of this process.
+
+        Args:
+            host: One of the tunnel's hosts.
+
+        Raises:
+            HostKeyRefused: The host key is unknown or has changed; the detail says how to add it.
+            LoginNodeRefused: The login node does not take the user's key.
+            LoginNodeUnreachable: No connection.
+            DataPlaneError: The ssh client is missing or refuses its options, or a file cannot be written.
+        """
+        try:
+            self._make_directory()
+            with self._log_file.open("ab") as said:
+                status = (await _run(self._connect(host), self._settings.timeout + 5, said)).status
+        except TimeoutError:
+            raise LoginNodeUnreachable(f"{host}: no connection within {self._settings.timeout} s") from None
+        except OSError as error:
+            raise DataPlaneError(f"{self.directory}: {error}") from error
+        if status != 0:
+            raise _translated(self._log_file.read_text("utf-8", "replace"), host, self._settings)
+        if not await self.alive():
+            raise LoginNodeUnreachable(f"{host}: the connection broke as soon as it was made")
+        log.info("[%s] master %d is connected to %s", self._settings.cluster, self.index, host)
+
+    async def add(self, forward: Forward) -> Path:
+        """Make a forward and return its socket. It says nothing of whether anybody listens at its end.
+
+        Raises:
+            DataPlaneError: The master is dead or could not bind the socket.
+        """
+        path = self.directory / f"{forward.stem}.sock"
+        try:
+            path.with_suffix(".to").write_text(f"{forward.host} {forward.port}\n", "ascii")
+            answer = await self._command("-O", "forward", "-L", _specification(path, forward))
+        except TimeoutError:
+            raise DataPlaneError(f"{self!r} does not answer") from None
+        except OSError as error:
+            raise DataPlaneError(f"{self!r}: {error}") from error
+        if answer.status != 0 or not path.exists():
+            raise DataPlaneError(f"{self!r}: {forward.stem}: {answer.stderr.strip()}")
+        return path
+
+    async def remove(self, server_id: str, generation: int) -> None:
+        """End a forward; what goes through it at the moment is not cut. It may be gone already.
+
+        Raises:
+            DataPlaneError: The ssh client cannot be run.
+        """
+        forward = self.target(server_id, generation)
+        if forward is None:
+            return
+        path = self.directory / f"{forward.stem}.sock"
+        path.unlink(missing_ok=True)  # first: a socket on disk always has a listener
+        try:
+            await self._command("-O", "cancel", "-L", _specification(path, forward))
+        except TimeoutError:
+            log.warning("%r does not answer: %s is not cancelled", self, forward.stem)
+        path.with_suffix(".to").unlink(missing_ok=True)
+
+    def leftovers(self) -> list[tuple[str, int]]:
+        """Return what `remove` was interrupted in, by server id and generation."""
+        there = self.sockets()
+        names = (entry.name.removesuffix(".to").split(".") for entry in self.directory.glob("*.to"))
+        return [key for key in ((name, int(generation)) for name, generation in names) if key not in there]
+
+    async def end(self) -> None:
+        """End the master, by its pid if it does not listen, and remove all that it left.
+
+        Raises:
+            DataPlaneError: The ssh client cannot be run.
+        """
+        if self._control.exists():
+            try:
+                await self._command("-O", "exit")
+            except TimeoutError:
+                log.warning("%r does not answer: it is killed", self)
+        for _ in range(20):
+            if self._living_pid() is None:
+                break
+            await asyncio.sleep(0.05)
+        self.clear()
+
+    def clear(self) -> None:
+        """Kill what is left of a master that does not answer, and remove its directory."""
+        pid = self._living_pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        if not self.directory.exists():
+            return
+        for entry in self.directory.iterdir():
+            entry.unlink(missing_ok=True)
+        self.directory.rmdir()
+
+    def _living_pid(self) -> int | None:
+        """Return the pid of the process that has the control socket: its number may have gone to another."""
+        try:
+            pid = int(self._pid_file.read_text("ascii"))
+            command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return None
+        return pid if os.fsencode(self._control) in command_line.split(b"\0") else None
+
+    def _make_directory(self) -> None:
+        self.clear()
+        self._settings.directory.mkdir(mode=0o700, exist_ok=True)
+        self.directory.mkdir(mode=0o700)
+
+    async def _open_session(self) -> None:
+        """Run ``true`` on the login node: without a session sshd leaves Nagle's algorithm on.
+
+        A request then waits 10 to 40 ms (measured with OpenSSH 9.2). A command that the key is bound to does
+        as well.
+        """
+        try:
+            answer = await self._command("-o", "ProxyCommand=false", after=("true",))
+        except TimeoutError:
+            answer = Completed(124)
+        if answer.status in (124, 255):
+            log.warning(
+                "[%s] the tunnel's user cannot open a session: the tunnel will be slow: %s",
+                self._settings.cluster,
+                answer.stderr.strip() or "no answer",
+            )
+
+    def _connect(self, host: str) -> list[str]:
+        settings = self._settings
+        options = (
+            *_OPTIONS,
+            f"ConnectTimeout={max(1, round(settings.timeout))}",
+            f"UserKnownHostsFile={settings.known_hosts}",
+        )
+        words = [settings.program, "-F", "/dev/null", "-f", "-N", "-M", "-S", str(self._control)]
+        words += ["-E", str(self._log_file), "-i", str(settings.key)]
+        words += [word for option in options for word in ("-o", option)]
+        return [*words, "-p", str(settings.port), "-l", settings.user, "--", host]
+
+    async def _command(self, *words: str, after: tuple[str, ...] = ()) -> Completed:
+        """Say something to the master over its control socket; ssh wants a host's name, and ignores it."""
+        command = [self._settings.program, "-F", "/dev/null", "-S", str(self._control), *words]
+        return await _run([*command, "--", "login", *after], self._settings.timeout)
+
+
+def _specification(path: Path, forward: Forward) -> str:
+    return f"{path}:{forward.host}:{forward.port}"
+
+
+def _translated(said: str, host: str, settings: TunnelSettings) -> GatewayError:
+    """Return the error for what ssh said when it did not connect (the words of OpenSSH 7.4 to 10)."""
+    known_hosts, port = settings.known_hosts, settings.port
+    name = host if port == 22 else f"[{host}]:{port}"
+    add = f"ssh-keyscan -p {port} {host} >> {known_hosts}"
+    if _CHANGED_KEY.search(said):
+        fingerprint = re.search(r"SHA256:\S+?(?=\.?\s|\.?$)", said)
+        return HostKeyRefused(
+            f"The host key of {name} is not the one in {known_hosts}: it shows "
+            f"{fingerprint[0] if fingerprint else 'another'}. If its administrators confirm the change: "
+            f"ssh-keygen -f {known_hosts} -R '{name}' && {add}"
+        )
+    if _UNKNOWN_KEY.search(said):
+        return HostKeyRefused(
+            f"The host key of {name} is not in {known_hosts}. Add it with: {add} "
+            f"and compare with the login node's administrators: ssh-keygen -lf {known_hosts}"
+        )
+    words = " / ".join(said.split("\n")).strip(" /")[-500:] or "ssh gave no reason"
+    if _REFUSED.search(said):
+        return LoginNodeRefused(f"{name} does not let {settings.user} in with {settings.key}: {words}")
+    if _BROKEN_SETUP.search(said):
+        return DataPlaneError(f"{settings.program}: {words}")
+    return LoginNodeUnreachable(f"{name}: {words}")
+
+
+async def _run(
+    words: Sequence[str],
+    timeout: float,  # noqa: ASYNC109  (what it started is killed)
+    stderr: IO[bytes] | None = None,
+) -> Completed:
+    """Run an ssh client and return what it did; it is gone when this returns or raises.
+
+    Args:
+        words: The program and its arguments.
+        timeout: Seconds.
+        stderr: Where it writes, for one that goes on in the background: it would keep a pipe open.
+
+    Raises:
+        TimeoutError: It took longer.
+        DataPlaneError: It cannot be run.
+    """
+    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=nothing,
+            stdout=nothing if stderr else pipe,
+            stderr=stderr or pipe,
+            start_new_session=True,
+            cwd="/",
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        )
+    except OSError as error:
+        raise DataPlaneError(f"{words[0]} cannot be run: {error}. Install the OpenSSH client") from error
+    try:
+        async with asyncio.timeout(timeout):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await asyncio.shield(process.wait())
+    text = ((stream or b"").decode("utf-8", "replace") for stream in (out, err))
+    return Completed(process.returncode or 0, *text)

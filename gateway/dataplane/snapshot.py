@@ -1,0 +1,102 @@
+"""HAProxy's files: written so that at any moment, also after a crash, it finds whole ones of one kind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from gateway.dataplane.haproxyconfig import HAProxySettings, ProxyServer, digest, pages, read_servers, render
+from gateway.dataplane.runtime import map_path
+from gateway.errors import DataPlaneError
+from gateway.routes import Desired, Map
+
+
+class Snapshot:
+    """The files in HAProxy's directory, from which it comes back complete by itself.
+
+    Any mixture of old and new files is safe: server ids are never used twice, so an entry of one file can
+    only miss its counterpart in another, never find a wrong one.
+
+    Args:
+        settings: What HAProxy is told once.
+    """
+
+    def __init__(self, settings: HAProxySettings) -> None:
+        self._settings = settings
+        self.config = settings.directory / "haproxy.cfg"
+
+    def servers(self) -> tuple[ProxyServer, ...]:
+        """Return the servers in the last snapshot, none if there is none."""
+        try:
+            return read_servers(self.config.read_text())
+        except FileNotFoundError:
+            return ()
+
+    def write(self, desired: Desired) -> None:
+        """Write all that should be routed; files that are right already are left alone.
+
+        Raises:
+            DataPlaneError: They cannot be written.
+            ConfigError: A certificate cannot be read.
+        """
+        maps = {map_: "".join(f"{k} {v}\n" for k, v in desired.entries(map_).items()) for map_ in Map}
+        self._write(map(ProxyServer.of, desired.routes), maps)
+
+    def rewrite(self) -> None:
+        """Write the configuration anew with the servers of the last snapshot, and its maps if they miss.
+
+        Raises:
+            DataPlaneError: They cannot be written.
+            ConfigError: A certificate cannot be read.
+        """
+        missing = [map_ for map_ in Map if not Path(map_path(self._settings.directory, map_)).exists()]
+        self._write(self.servers(), dict.fromkeys(missing, ""))
+
+    def _write(self, servers: Iterable[ProxyServer], maps: dict[Map, str]) -> None:
+        directory = self._settings.directory
+        files = {directory / name: page for name, page in pages().items()}
+        files |= {Path(map_path(directory, map_)): text for map_, text in maps.items()}
+        files[self.config] = render(self._settings, servers, digest(self._settings))
+        try:
+            _make_private(directory)
+            changed = [path for path, text in files.items() if _replace(path, text.encode())]
+            if changed:
+                _sync(directory)
+        except OSError as error:
+            raise DataPlaneError(f"{error.filename or directory}: {error.strerror}") from error
+
+
+def _make_private(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise DataPlaneError(f"{directory} is not a directory of the gateway's own account")
+    directory.chmod(0o700)
+
+
+def _replace(path: Path, content: bytes) -> bool:
+    """Give a file this content by rename, mode 0600; return whether it had another."""
+    try:
+        if path.read_bytes() == content:
+            return False
+    except FileNotFoundError:
+        pass
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+    return True
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

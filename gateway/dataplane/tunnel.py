@@ -1,0 +1,104 @@
+"""What a tunnel is made of: one cluster's settings, and a forward to one server. No I/O."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.errors import ConfigError
+from gateway.model import SERVER_ID
+from gateway.siteconfig import HOST
+
+#: The longest path of a unix socket, in bytes: unix(7), sun_path less its NUL.
+SOCKET_PATH_MAX = 107
+#: The most forwards on one master: 1,000 cost it 30 % of its throughput, 200 nothing.
+FORWARDS_MAX = 256
+#: The largest generation of a forward; it bounds the length of a socket's path.
+GENERATION_MAX = 99_999
+#: ssh binds the control socket as ``ctl.`` and 16 random characters before it renames it (mux.c).
+_LONGEST_NAME = max(len("ctl.") + 16, len(f"{'x' * 10}.{GENERATION_MAX}.sock"))
+
+#: Paths that neither ssh's ``%`` and ``${}`` expansion nor its splitting of lists can take for more.
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*", re.ASCII)
+_PLAIN_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelSettings:
+    """How one cluster's tunnel is made.
+
+    Attributes:
+        cluster: The cluster's name, for the log.
+        hosts: The login nodes, taken in turn.
+        port: sshd's port on them.
+        user: The account there; it needs nothing but forwarding.
+        key: The private key's file.
+        known_hosts: The file with the login nodes' host keys.
+        count: How many masters to keep, at least 1.
+        directory: Where the masters live: ``RUN_DIR/t/CLUSTER``. Its parent exists and is 0700.
+        program: The ssh client.
+        timeout: Seconds that connecting, or one command to a master, may take.
+        retry: Seconds from a failure to the next try: after the first one, and at most.
+    """
+
+    cluster: str
+    hosts: tuple[str, ...]
+    port: int
+    user: str
+    key: Path
+    known_hosts: Path
+    count: int
+    directory: Path
+    program: str = "ssh"
+    timeout: float = 10.0
+    retry: tuple[float, float] = (1.0, 60.0)
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ConfigError: A path is too long for a socket or holds characters that ssh would expand; a host,
+                port or user is none.
+        """
+        too_long = len(os.fsencode(self.directory)) + len("/99/") + _LONGEST_NAME - SOCKET_PATH_MAX
+        if too_long > 0:
+            raise ConfigError(
+                f"{self.directory}: {too_long} bytes too long: the path of a socket in it would not fit into "
+                f"{SOCKET_PATH_MAX} bytes. Choose a shorter run_dir, such as /run/gateway"
+            )
+        for path in (self.directory, self.key, self.known_hosts):
+            if not _PLAIN_PATH.fullmatch(str(path)):
+                raise ConfigError(f"{path}: must be absolute and of letters, digits and _ . / @ + - only")
+        if not self.hosts or not all(re.fullmatch(HOST, host, re.ASCII) for host in self.hosts):
+            raise ConfigError(f"{self.cluster}: tunnel hosts {self.hosts!r}: not the names of login nodes")
+        if not (_PLAIN_USER.fullmatch(self.user) and 1 <= self.port <= 65535 and self.count >= 1):
+            raise ConfigError(
+                f"{self.cluster}: tunnel: user {self.user!r}, port {self.port} or count is wrong"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A forward to one server's endpoint. ``generation`` is new whenever it is made anew.
+
+    Raises:
+        ValueError: A field is not what it should be; nothing of it reached ssh.
+    """
+
+    server_id: str
+    generation: int
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        if not SERVER_ID.fullmatch(self.server_id) or not 0 <= self.generation <= GENERATION_MAX:
+            raise ValueError(f"not a server id and generation: {self.server_id!r}, {self.generation!r}")
+        if not re.fullmatch(HOST, self.host, re.ASCII) or not 1 <= self.port <= 65535:
+            raise ValueError(f"not an endpoint: {self.host!r}, port {self.port!r}")
+
+    @property
+    def stem(self) -> str:
+        """The name of its files, without the suffix."""
+        return f"{self.server_id}.{self.generation}"

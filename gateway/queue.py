@@ -1,0 +1,263 @@
+"""A cluster's queue: submits, lists, cancels and tidies up jobs by way of its login node."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from gateway.auth import DENIED_NAMES
+from gateway.errors import (
+    Forbidden,
+    GatewayError,
+    LoginNodeRefused,
+    LoginNodeUnreachable,
+    QueueUnreachable,
+    StateDirUnwritable,
+    SubmitOutcomeUnknown,
+)
+from gateway.launcher import LauncherStatus, launcher_text
+from gateway.launcher.wire import read_exited, read_files, sections
+from gateway.model import SERVER_ID, USER_NAME, Command, Completed, JobId, JobState, Listing
+from gateway.schedulers import Scheduler
+from gateway.siteconfig import SiteConfig
+from gateway.ssh.runner import AnswerLost, Runner
+
+#: Names in one status command: Linux takes at most 128 KiB in one word (MAX_ARG_STRLEN).
+_NAMES_AT_ONCE = 4000
+#: sudo's and the shell's own exit statuses when the launcher never ran.
+_NEVER_RAN = (1, 126, 127)
+#: What timeout(1) makes of a command that it ended.
+_ENDED_BY_LIMIT = (124, 137)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Seconds that things may take on the login node.
+
+    ``scheduler`` is for one command of the scheduler (below 300), ``launcher`` for what the launcher does
+    besides.
+    """
+
+    scheduler: int = 40
+    launcher: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is known of a job that has ended.
+
+    ``state`` is the accounting's word, ``exit_status`` the application's as the job wrote it; None if nobody
+    says. ``log_tail`` is the last 4 kB of the job's log.
+    """
+
+    state: JobState | None
+    exit_status: int | None
+    log_tail: str
+
+
+class Queue:
+    """The queue of one cluster.
+
+    Args:
+        site: The cluster.
+        scheduler: What to run there, and how to read it.
+        runner: Runs it on the login node.
+        allowance: How long it may take.
+    """
+
+    def __init__(
+        self, site: SiteConfig, scheduler: Scheduler, runner: Runner, allowance: Allowance | None = None
+    ) -> None:
+        self._site = site
+        self._scheduler = scheduler
+        self._runner = runner
+        self._allowance = allowance or Allowance()
+
+    def __repr__(self) -> str:
+        return f"<Queue {self._scheduler.name} of {self._site.name} via {self._runner!r}>"
+
+    def owner(self, user: str) -> str:
+        """Return the account that a person's jobs belong to on this cluster."""
+        return self._site.login.user if self._site.login.act_as == "service" else user
+
+    async def submit(self, user: str, server_id: str, files: Mapping[str, bytes]) -> JobId:
+        """Store a server's files in its state directory and submit the ``script`` among them: one exec.
+
+        It is safe to call again: a job that was accepted is not submitted twice for the same ``server_id``.
+
+        Args:
+            user: Whose server.
+            server_id: Names the state directory.
+            files: Names and contents; they are stored with mode 0600.
+
+        Raises:
+            SubmitRefused: The scheduler said no, in its own words.
+            StateDirUnwritable: The files cannot be stored.
+            SubmitOutcomeUnknown: The job may exist: look for its name.
+            LoginNodeUnreachable, QueueUnreachable: Nothing was submitted; it can be tried again.
+            LoginNodeRefused, HostKeyRefused, Forbidden: Nothing was submitted, and trying again is no use.
+        """
+        words = self._scheduler.submit_command().words
+        text = sections(
+            [
+                *self._state_dir(),
+                *self._scheduled(words),
+                *((f"file:{name}", content) for name, content in files.items()),
+            ]
+        )
+        try:
+            completed = await self._launch(user, "submit", server_id, text)
+        except AnswerLost as error:
+            raise SubmitOutcomeUnknown(f"submit of {server_id} for {user}: {error}") from error
+        exited = read_exited(completed)
+        if exited is None:
+            _refused(completed, SubmitOutcomeUnknown)
+        return self._scheduler.read_submit(exited)
+
+    async def listing(self, names: Collection[str]) -> Listing:
+        """Return all jobs of these names, whoever's they are. The service account asks, not the users.
+
+        Raises:
+            QueueUnreachable: The scheduler did not answer.
+            LoginNodeUnreachable, HostKeyRefused, LoginNodeRefused: It could not be asked.
+        """
+        ordered = sorted(names)
+        parts = [
+            await self._list(ordered[start : start + _NAMES_AT_ONCE])
+            for start in range(0, len(ordered), _NAMES_AT_ONCE)
+        ]
+        return Listing(tuple(job for part in parts for job in part.jobs))
+
+    async def _list(self, names: Collection[str]) -> Listing:
+        mark = secrets.token_hex(8)
+        program, *words = self._scheduler.status_command(names, mark).words
+        command = Command((f"{self._site.login.bin.rstrip('/')}/{program}", *words))
+        completed = await self._runner.run(command, timeout=self._allowance.scheduler)
+        if completed.status in _ENDED_BY_LIMIT:
+            raise QueueUnreachable(f"{program} took more than {self._allowance.scheduler} s")
+        return self._scheduler.read_status(completed, mark)
+
+    async def cancel(self, user: str, server_id: str, job_id: JobId) -> None:
+        """End a job; return if it is being ended or has ended already.
+
+        Raises:
+            CancelRefused: The scheduler will not.
+            QueueUnreachable, LoginNodeUnreachable, LoginNodeRefused: Nothing is known; it can be tried again.
+        """
+        self._scheduler.read_cancel(await self._run(user, server_id, self._scheduler.cancel_command(job_id)))
+
+    async def ending(self, user: str, server_id: str, job_id: JobId) -> Ending:
+        """Return how a job ended, by the accounting and by the files that it left.
+
+        An accounting that does not answer counts as one that knows nothing, if the job itself left word.
+
+        Raises:
+            QueueUnreachable, LoginNodeUnreachable: Nothing is known; it can be tried again.
+            LoginNodeRefused, StateDirUnwritable: The gateway is not let in.
+        """
+        files = await self._read(user, server_id, ["exit", "log"])
+        found = re.match(r"\s*(\d{1,3})\b", files.get("exit", ""))
+        exit_status = int(found[1]) if found else None
+        state: JobState | None = None
+        try:
+            state = await self._accounting(user, server_id, job_id)
+        except QueueUnreachable:
+            if exit_status is None:
+                raise
+        return Ending(state, exit_status, _printable(files.get("log", "")))
+
+    async def _accounting(self, user: str, server_id: str, job_id: JobId) -> JobState | None:
+        try:
+            completed = await self._run(user, server_id, self._scheduler.accounting_command(job_id))
+        except _NoProgram:
+            return None
+        return self._scheduler.read_accounting(completed)
+
+    async def remove(self, user: str, server_id: str) -> None:
+        """Remove a server's state directory; return also if there is none.
+
+        Raises:
+            StateDirUnwritable: It cannot be removed.
+            LoginNodeUnreachable, LoginNodeRefused: It could not be asked for.
+        """
+        completed = await self._launch(user, "remove", server_id, sections(self._state_dir()))
+        if read_files(completed) is None:
+            _refused(completed, LoginNodeUnreachable)
+
+    async def _read(self, user: str, server_id: str, names: Iterable[str]) -> Mapping[str, str]:
+        wanted = (("name", name.encode()) for name in names)
+        completed = await self._launch(user, "read", server_id, sections([*self._state_dir(), *wanted]))
+        files = read_files(completed)
+        if files is None:
+            _refused(completed, LoginNodeUnreachable)
+        return files
+
+    async def _run(self, user: str, server_id: str, command: Command) -> Completed:
+        completed = await self._launch(user, "run", server_id, sections(self._scheduled(command.words)))
+        exited = read_exited(completed)
+        if exited is None:
+            _refused(completed, QueueUnreachable)
+        return exited
+
+    # --- the launcher ---------------------------------------------------------------------------------
+
+    def _state_dir(self) -> list[tuple[str, bytes]]:
+        return [("statedir", self._site.login.state_dir.encode())]
+
+    def _scheduled(self, words: Iterable[str]) -> list[tuple[str, bytes]]:
+        return [
+            ("bin", self._site.login.bin.encode()),
+            ("limit", b"%d" % self._allowance.scheduler),
+            *(("word", word.encode()) for word in words),
+        ]
+
+    async def _launch(self, user: str, verb: str, server_id: str, text: bytes) -> Completed:
+        """Run the launcher as ``user``: the installed one by sudo, or its text as the service account."""
+        login = self._site.login
+        if not USER_NAME.fullmatch(user) or user in DENIED_NAMES:
+            raise Forbidden(f"the gateway never acts for the account {user!r}")
+        if not SERVER_ID.fullmatch(server_id):
+            raise ValueError(f"not a server id: {server_id!r}")
+        if login.act_as == "service":
+            words: tuple[str, ...] = ("/bin/sh", "-c", launcher_text(), "gateway-launcher", verb, server_id)
+        elif user == login.user:
+            # This account may act as anybody: who submits a job as it owns all of them.
+            raise Forbidden(f"the gateway never acts for its own service account {user!r}")
+        else:
+            words = ("sudo", "-n", "-H", "-u", user, "--", login.launcher, verb, server_id)
+        timeout = self._allowance.scheduler + self._allowance.launcher
+        return await self._runner.run(Command(words), stdin=text, timeout=timeout)
+
+
+class _NoProgram(LoginNodeRefused):
+    """The scheduler's program is not where the site config says."""
+
+
+def _refused(completed: Completed, otherwise: type[GatewayError]) -> NoReturn:
+    """Raise what a launcher's answer means that did not run what it was asked to.
+
+    Args:
+        completed: What the launcher, or sudo in its place, did.
+        otherwise: The error where that is not clear.
+    """
+    words = " ".join((completed.stderr.strip() or completed.stdout.strip()).split())[-400:]
+    detail = f"the launcher's exit status {completed.status}: {words}"
+    match completed.status:
+        case LauncherStatus.STATE_DIR:
+            raise StateDirUnwritable(detail)
+        case LauncherStatus.NO_PROGRAM:
+            raise _NoProgram(detail)
+        case LauncherStatus.REFUSED | LauncherStatus.USAGE | LauncherStatus.CUT_SHORT:
+            raise LoginNodeRefused(detail)
+        case status if status in _NEVER_RAN:
+            raise LoginNodeRefused(detail)
+        case _:
+            raise otherwise(detail)
+
+
+def _printable(text: str) -> str:
+    """Return a log without control characters, which a job may write at will."""
+    return re.sub(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]", "", text)

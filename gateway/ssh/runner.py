@@ -1,0 +1,80 @@
+"""The seam between the hub and a login node: run one command there. Its fake stands beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.errors import GatewayError, LoginNodeUnreachable
+from gateway.model import Command, Completed
+
+
+class AnswerLost(LoginNodeUnreachable):
+    """The command was sent and may have run, but its whole answer did not come back."""
+
+
+class Runner(Protocol):
+    """Something that runs commands on a login node."""
+
+    async def run(
+        self,
+        command: Command,
+        *,
+        stdin: bytes = b"",
+        timeout: float,  # noqa: ASYNC109  (the remote side's limit)
+    ) -> Completed:
+        """Run a command and return what it did.
+
+        Args:
+            command: Words, of which the first is a program's absolute path or is found in /usr/bin or /bin.
+            stdin: The command's standard input: any bytes but NUL.
+            timeout: Seconds that the command may take; then it is ended and the status is 124.
+
+        Raises:
+            AnswerLost: The command may have run; what it did is not known.
+            LoginNodeUnreachable: The command did not run.
+            HostKeyRefused: The login node's key is not the known one; nothing was sent.
+            LoginNodeRefused: The login node does not let the gateway in.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a ``Replay``."""
+
+    command: Command
+    stdin: bytes
+    timeout: float
+
+
+class Replay:
+    """A Runner for tests: gives recorded answers in turn and keeps what it was asked.
+
+    Args:
+        answers: What each call returns, or raises if it is an error.
+    """
+
+    def __init__(self, answers: Iterable[Completed | GatewayError]) -> None:
+        self._answers = list(answers)
+        self.calls: list[Call] = []
+
+    async def run(
+        self,
+        command: Command,
+        *,
+        stdin: bytes = b"",
+        timeout: float,  # noqa: ASYNC109  (the remote side's limit)
+    ) -> Completed:
+        """Return or raise the next recorded answer."""
+        self.calls.append(Call(command, stdin, timeout))
+        if not self._answers:
+            raise AssertionError(f"no answer is recorded for {command}")
+        answer = self._answers.pop(0)
+        if isinstance(answer, GatewayError):
+            raise answer
+        return answer
+
+    def __repr__(self) -> str:
+        return f"<Replay {len(self.calls)} calls, {len(self._answers)} answers left>"

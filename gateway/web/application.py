@@ -1,0 +1,141 @@
+"""The addresses of the hub, and the server that answers at them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import jinja2
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, RequestHandler, StaticFileHandler
+
+from gateway import __version__, options
+from gateway.origins import XSRF_COOKIE
+from gateway.urls import ENTER
+from gateway.web import api, base, enter, pages, session, words
+from gateway.web.services import Services
+
+access_log = logging.getLogger("gateway.web.access")
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "web"
+_STATIC = ("gateway.css", "spawn.js", "wait.js", "icon.svg")
+_NAME = r"([^/]+)"
+#: The longest form or request that is read, in bytes.
+MAX_BODY = 64 * 1024
+
+
+class Static(StaticFileHandler):
+    """The style sheet and the scripts; pages name them with their digest, so they may be kept for long."""
+
+    def set_extra_headers(self, path: str) -> None:
+        """Let the pages on users' origins use them too."""
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cross-Origin-Resource-Policy", "same-site")
+        self.clear_header("Server")
+
+
+def make_application(services: Services) -> Application:
+    """Return the hub's web application.
+
+    Args:
+        services: What it works with.
+    """
+    user_path = r"/user/[^/]+/(?:[^/]+/)?"
+    return Application(
+        [
+            (r"/(?:hub/?)?", pages.Root),
+            (r"/hub/login", session.Login),
+            (r"/hub/logout", session.Logout),
+            (r"/hub/home", pages.Home),
+            (rf"/hub/spawn(?:/{_NAME})?", pages.Spawn),
+            (rf"/hub/wait(?:/{_NAME})?", pages.Wait),
+            (rf"/hub/stop(?:/{_NAME})?", pages.Stop),
+            (r"/hub/enter", enter.Enter),
+            (
+                rf"/hub/static/({'|'.join(name.replace('.', '[.]') for name in _STATIC)})",
+                Static,
+                {"path": TEMPLATES},
+            ),
+            (r"/hub/metrics", api.Metrics),
+            (r"/hub/api/?", api.Version),
+            (r"/hub/api/health", api.Health),
+            (r"/hub/api/user", api.Whoami),
+            (rf"/hub/api/users/{_NAME}", api.UserModel),
+            (rf"/hub/api/users/{_NAME}/server", api.UserServer),
+            (rf"/hub/api/users/{_NAME}/servers/{_NAME}", api.UserServer),
+            (rf"/hub/api/users/{_NAME}/server/progress", api.Progress),
+            (rf"/hub/api/users/{_NAME}/servers/{_NAME}/progress", api.Progress),
+            (r"/hub/api/.*", api.NoSuchCall),
+            (user_path + ENTER, enter.TakeCode),
+            (r"/user/.*", enter.NotGranted),
+        ],
+        default_handler_class=base.Missing,
+        services=services,
+        pages=_environment(services),
+        login_guard=session.LoginGuard(),
+        log_function=_log_request,
+        xsrf_cookie_name=XSRF_COOKIE,
+        xsrf_cookie_kwargs={
+            "path": "/",
+            "secure": True,
+            "httponly": True,
+            "samesite": "Lax",
+            "expires_days": None,
+        },
+    )
+
+
+def make_server(application: Application) -> HTTPServer:
+    """Return the server for the hub's unix socket.
+
+    It trusts ``X-Forwarded-For`` and ``-Proto``: only the proxy can reach the socket, and sets both itself.
+    """
+    return HTTPServer(
+        application, xheaders=True, max_body_size=MAX_BODY, max_buffer_size=2 * MAX_BODY, body_timeout=20
+    )
+
+
+def _environment(services: Services) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "hub": services.origins.hub_url,
+        "static": {
+            name: services.origins.hub_url(f"/hub/static/{name}?v={_digest(name)}") for name in _STATIC
+        },
+        "version": __version__,
+        "describe": words.describe,
+        "label": words.label,
+        "is_open": words.is_open,
+        "is_over": words.is_over,
+        "server_url": services.origins.server_url,
+        "wait_path": enter.wait_path,
+        "walltime": options.format_walltime,
+        "memory": options.format_memory,
+    }
+    return environment
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256((TEMPLATES / name).read_bytes()).hexdigest()[:16]
+
+
+def _log_request(handler: RequestHandler) -> None:
+    """Log an answer; without the query string, which may hold a code."""
+    request, status = handler.request, handler.get_status()
+    access_log.log(
+        logging.WARNING if status >= 500 else logging.INFO,
+        "%d %s %s%s %.0f ms %s",
+        status,
+        request.method,
+        request.host,
+        request.path,
+        1000 * request.request_time(),
+        request.remote_ip,
+    )

@@ -1,0 +1,107 @@
+"""What the pages need from the rest of the gateway, as narrow protocols."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from gateway.auth import Authenticator
+from gateway.model import Choices, Server, User
+from gateway.origins import Origins
+from gateway.siteconfig import SiteConfig
+from gateway.store import Code, Session
+
+
+class Sessions(Protocol):
+    """Who is logged in; ``gateway.store.SessionStore``. Every hash is the SHA-256 of a secret, in hex."""
+
+    async def login(self, user: User, session_hash: str, expires: datetime) -> None:
+        """Remember a login."""
+        ...
+
+    async def session(self, session_hash: str) -> Session | None:
+        """Return a session that has not expired."""
+        ...
+
+    async def end_session(self, session_hash: str) -> None:
+        """Forget a session."""
+        ...
+
+    async def token_user(self, token_hash: str) -> User | None:
+        """Return whose API token this is."""
+        ...
+
+    async def save_code(self, code_hash: str, code: Code, expires: datetime) -> None:
+        """Remember a one-time code."""
+        ...
+
+    async def take_code(self, code_hash: str) -> Code | None:
+        """Return what a code stands for, the first time."""
+        ...
+
+
+class Records(Protocol):
+    """The servers as the database holds them; ``gateway.store.ServerStore``."""
+
+    async def latest(self, user: str, name: str) -> Server | None:
+        """Return the latest start of a server, ended or not."""
+        ...
+
+    async def servers_of(self, user: str) -> Sequence[Server]:
+        """Return the latest start of each of a person's servers."""
+        ...
+
+
+class Conductor(Protocol):
+    """Starts and stops servers; ``gateway.servers.Servers``."""
+
+    async def start(self, user: User, name: str, choices: Choices) -> Server:
+        """Begin a new start of a server. Raises AlreadyRunning."""
+        ...
+
+    async def stop(self, user_name: str, name: str) -> Server:
+        """Ask for a server's end. Raises NotFound."""
+        ...
+
+    def changes(self, server_id: str) -> AsyncIterator[Server]:
+        """Yield a start of a server as it is, then whenever it changes, until it has ended."""
+        ...
+
+
+class Routing(Protocol):
+    """Opens and closes the proxy's ways for browsers; ``gateway.routing``."""
+
+    async def give(self, cookie_hash: str, session_hash: str, server: Server, expires: datetime) -> None:
+        """Let the browser with this grant cookie reach a server; returns when the proxy has it."""
+        ...
+
+    async def revoke(self, session_hash: str) -> None:
+        """Take all that a session was given, and end its open connections."""
+        ...
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the pages work with.
+
+    ``sites`` gives the site configs by name as they are now; ``session_lifetime`` is counted from the login;
+    ``metrics`` gives a Prometheus exposition, or is None for none.
+    """
+
+    authenticator: Authenticator
+    origins: Origins
+    sites: Callable[[], Mapping[str, SiteConfig]]
+    sessions: Sessions
+    records: Records
+    servers: Conductor
+    routing: Routing
+    clock: Callable[[], datetime] = utc_now
+    session_lifetime: timedelta = timedelta(hours=24)
+    metrics: Callable[[], bytes] | None = None

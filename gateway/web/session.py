@@ -1,0 +1,140 @@
+"""Logging in and out."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from datetime import timedelta
+from typing import cast
+
+from gateway.errors import DirectoryUnreachable, GatewayError
+from gateway.model import User
+from gateway.origins import SESSION_COOKIE
+from gateway.web.attempts import FailedLogins
+from gateway.web.base import Page, secret_hash
+
+log = logging.getLogger(__name__)
+
+
+class TooManyTries(GatewayError):
+    """Somebody tries passwords.
+
+    Args:
+        wait: Until the next try is allowed.
+    """
+
+    status = 429
+    transient = True
+
+    def __init__(self, wait: timedelta) -> None:
+        minutes = int(wait.total_seconds() // 60) + 1
+        unit = "minute" if minutes == 1 else "minutes"
+        super().__init__(
+            "too many tries", f"That was tried too often. Please wait {minutes} {unit} and try again."
+        )
+        self.seconds = int(wait.total_seconds()) + 1
+
+
+class LoginGuard:
+    """Slows down guessing: few tries for a name from one address, more for an address as a whole."""
+
+    def __init__(self) -> None:
+        self._pairs = FailedLogins(5, timedelta(minutes=5))
+        self._addresses = FailedLogins(100, timedelta(minutes=5))
+
+    async def authenticate(self, page: Page, name: str, password: str) -> User:
+        """Return the person, by the gateway's way of logging in.
+
+        Raises:
+            TooManyTries: Before the directory is asked.
+            GatewayError: As ``Authenticator.authenticate``.
+        """
+        address = page.request.remote_ip or ""
+        pair = f"{name.lower()[:64]} {address}"
+        wait = max(self._pairs.begin(pair, page.now()), self._addresses.begin(address, page.now()))
+        if wait:
+            raise TooManyTries(wait)
+        try:
+            user = await page.services.authenticator.authenticate(name, password)
+        except DirectoryUnreachable:
+            self._pairs.take_back(pair)
+            self._addresses.take_back(address)
+            raise
+        self._pairs.forget(pair)
+        self._addresses.take_back(address)
+        return user
+
+
+class Login(Page):
+    """The login page."""
+
+    public = True
+
+    def get(self) -> None:
+        """Show the form, or lead on somebody who is logged in."""
+        if self.session:
+            self.redirect(self.next_url() or self.origins.hub_url())
+        else:
+            self.render_page("login.html", name="", error="", next=self.next_url() or "")
+
+    async def post(self) -> None:
+        """Log somebody in; the sentence of a refusal stands above the form."""
+        name = self.get_body_argument("username", "").strip()
+        password = self.get_body_argument("password", "", strip=False)
+        guard = cast("LoginGuard", self.settings["login_guard"])
+        try:
+            user = await guard.authenticate(self, name, password)
+        except GatewayError as error:
+            log.warning("login of %r from %s: %s", name[:64], self.request.remote_ip, error)
+            self.set_status(error.status)
+            if isinstance(error, TooManyTries):
+                self.set_header("Retry-After", str(error.seconds))
+            self.render_page("login.html", name=name[:64], error=error.public, next=self.next_url() or "")
+            return
+        await self.end_session()
+        await self._begin_session(user)
+        log.info("[%s/] logged in from %s", user.name, self.request.remote_ip)
+        self.redirect(self.next_url() or self.origins.hub_url(), status=303)
+
+    async def _begin_session(self, user: User) -> None:
+        cookie = secrets.token_urlsafe(32)
+        lifetime = self.services.session_lifetime
+        await self.services.sessions.login(user, secret_hash(cookie), self.now() + lifetime)
+        self.give_cookie(SESSION_COOKIE, cookie, int(lifetime.total_seconds()))
+
+    async def end_session(self) -> None:
+        """End the browser's present session, and all that it was given.
+
+        If the proxy is down nothing goes through it, and it learns of this when it is back.
+        """
+        if self.session is None:
+            return
+        session, self.session, self.caller = self.session, None, None
+        try:
+            await self.services.routing.revoke(session.hash)  # first: it needs to see the session's grants
+        except GatewayError as error:
+            log.warning(
+                "[%s/] the proxy could not be told of the end of a session: %s", session.user.name, error
+            )
+        finally:
+            await self.services.sessions.end_session(session.hash)
+            self.drop_cookie(SESSION_COOKIE)
+
+
+class Logout(Login):
+    """The page that asks, and then logs out: a link alone never does."""
+
+    def get(self) -> None:
+        """Ask."""
+        if self.session is None:
+            self.redirect(self.origins.hub_url("/hub/login"))
+        else:
+            self.render_page("logout.html", done=False)
+
+    async def post(self) -> None:
+        """Log out."""
+        name = self.caller.name if self.caller else ""
+        await self.end_session()
+        if name:
+            log.info("[%s/] logged out", name)
+        self.render_page("logout.html", done=True)

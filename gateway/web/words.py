@@ -1,0 +1,96 @@
+"""A server's state in words and numbers, for pages and for the REST API. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.lifecycle import ROUTED, Phase
+from gateway.model import EndReason, Server
+from gateway.origins import Origins
+
+_PHASES: dict[Phase, tuple[int, str, str]] = {
+    Phase.INTENT: (5, "Preparing", "Your job is being prepared."),
+    Phase.SUBMITTING: (15, "Submitting", "Your job is being handed to the scheduler."),
+    Phase.QUEUED: (
+        35,
+        "Waiting in the queue",
+        "The scheduler has your job. It starts when there is room for it.",
+    ),
+    Phase.STARTING: (70, "Starting", "Your job runs. The application is starting."),
+    Phase.READY: (100, "Ready", "Your server is ready."),
+    Phase.UNREACHABLE: (100, "Not answering", "Your server runs, but does not answer at the moment."),
+    Phase.STOPPING: (100, "Stopping", "Your server is being stopped."),
+    Phase.ENDED: (100, "Ended", "Your server has ended."),
+}
+
+_ENDS: dict[EndReason, tuple[str, str]] = {
+    EndReason.STOPPED: ("Stopped", "You stopped it."),
+    EndReason.FINISHED: ("Finished", "The application ended by itself."),
+    EndReason.WALLTIME: (
+        "Time is up",
+        "The walltime that you chose is over, so the scheduler ended the job.",
+    ),
+    EndReason.CANCELLED: ("Cancelled", "The job was cancelled on the cluster."),
+    EndReason.FAILED: ("Failed", "The application failed."),
+    EndReason.REFUSED: ("Not started", "The cluster did not take the job."),
+    EndReason.PREEMPTED: ("Preempted", "The scheduler needed the node for a more urgent job."),
+    EndReason.LOST: ("Lost", "The job is not on the cluster any more, and nobody knows why."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is said of a server: a title of a few words, a sentence, and more lines where there are some."""
+
+    percent: int
+    title: str
+    sentence: str
+    detail: str = ""
+
+
+def is_open(server: Server | None) -> bool:
+    """Return whether a browser may be let through to it."""
+    return server is not None and server.wanted and server.phase in ROUTED
+
+
+def is_over(server: Server | None) -> bool:
+    """Return whether there is nothing to wait for or to stop."""
+    return server is None or server.phase is Phase.ENDED
+
+
+def describe(server: Server) -> Words:
+    """Return what to say of a server now."""
+    phase = server.phase
+    if not server.wanted and phase is not Phase.ENDED:
+        phase = Phase.STOPPING
+    percent, title, sentence = _PHASES[phase]
+    if phase is Phase.ENDED and server.reason:
+        title, sentence = _ENDS[server.reason]
+    said, _, detail = server.message.strip().partition("\n")
+    return Words(
+        percent, title, said if said and phase is not Phase.STOPPING else sentence, detail.strip("\n")
+    )
+
+
+def label(server_name: str) -> str:
+    """Return what a server is called on pages."""
+    return server_name or "Default server"
+
+
+def progress_event(server: Server, origins: Origins) -> dict[str, Any]:
+    """Return one event of the progress stream, in JupyterHub's format (REST API, ``…/server/progress``)."""
+    words = describe(server)
+    event: dict[str, Any] = {
+        "progress": words.percent if is_open(server) else min(words.percent, 95),
+        "message": words.sentence,
+        "phase": server.phase.value,
+        "title": words.title,
+        "native_reason": server.native_reason,
+        "starts": server.starts,
+    }
+    if server.phase is Phase.READY and server.wanted:
+        event |= {"ready": True, "url": origins.server_url(server.user, server.name)}
+    elif server.phase is Phase.ENDED:
+        event |= {"failed": True}
+    return event

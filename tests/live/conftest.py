@@ -1,0 +1,28 @@
+"""The lab, once for the whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab, environment
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this directory: it needs root and the lab."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.live)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """A running lab; taken down at the end of the session, whatever happened."""
+    if lacks := environment.missing():
+        pytest.skip(f"the lab needs {', '.join(lacks)}")
+    with Lab.up() as running:
+        yield running

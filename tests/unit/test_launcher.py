@@ -1,0 +1,364 @@
+"""The launcher, really run under each shell as an unprivileged user, with a stub in the scheduler's place."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gateway.auth import DENIED_NAMES
+from gateway.launcher import LauncherStatus, launcher_text, sudoers_text
+from gateway.launcher.wire import read_exited, read_files, sections
+from gateway.model import Completed
+
+ID = "abcdefgh23"
+UID = 54321
+SHELLS = [shell for shell in ("/bin/dash", "/bin/bash") if Path(shell).exists()]
+
+SBATCH = """#!/bin/sh
+echo "$PWD" "$@" >>"$HOME/calls"
+cat "$HOME/refuse" >&2 2>/dev/null && exit 1
+[ ! -f "$HOME/slow" ] || sleep 30
+echo 4711
+"""
+
+
+@dataclass
+class Account:
+    """A home directory and a way to run the launcher as its owner."""
+
+    shell: str
+    root: Path
+    name: str
+    in_front: tuple[str, ...]
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    @property
+    def state(self) -> Path:
+        return self.home / ".gateway" / ID
+
+    def launch(
+        self, *words: str, stdin: bytes = b"", home: str | None = None, **environment: str
+    ) -> Completed:
+        argv = [*self.in_front, self.shell, str(self.root / "gateway-launcher"), *words]
+        env = {"HOME": home or str(self.home), "PATH": "/nowhere:/usr/bin:/bin", **environment}
+        done = subprocess.run(argv, input=stdin, capture_output=True, env=env, timeout=60, check=False)
+        return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def submit(
+        self,
+        *words: str,
+        files: dict[str, bytes] | None = None,
+        state_dir: str = "~/.gateway",
+        limit: str = "20",
+    ) -> Completed:
+        text = sections(
+            [
+                ("statedir", state_dir.encode()),
+                ("bin", str(self.root / "bin").encode()),
+                ("limit", limit.encode()),
+                *(("word", word.encode()) for word in words or ("sbatch", "--parsable", "./script")),
+                *((f"file:{name}", data) for name, data in (files or {"script": b"#!/bin/sh\n"}).items()),
+            ]
+        )
+        return self.launch("submit", ID, stdin=text)
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.home / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def in_front(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, tuple[str, ...]]:
+    """Return an account's name and what to put before a command to run it as that account."""
+    if os.getuid() != 0:
+        entry = pwd.getpwuid(os.getuid())
+        if entry.pw_uid < 1000 or entry.pw_name in DENIED_NAMES:
+            pytest.skip("needs an account with uid >= 1000, or root")
+        return entry.pw_name, ()
+    passwd = tmp_path_factory.mktemp("passwd") / "passwd"
+    passwd.write_text(f"{Path('/etc/passwd').read_text()}tina:x:{UID}:{UID}::/nonexistent:/bin/sh\n")
+    passwd.chmod(0o644)
+    enter = (
+        f'mount --bind {passwd} /etc/passwd && exec setpriv --reuid {UID} --regid {UID} --clear-groups "$@"'
+    )
+    words = ("unshare", "--mount", "/bin/sh", "-c", enter, "sh")
+    if subprocess.run([*words, "id", "-un"], capture_output=True, check=False).stdout != b"tina\n":
+        pytest.skip("needs mount namespaces")
+    return "tina", words
+
+
+@pytest.fixture(params=SHELLS)
+def account(request: pytest.FixtureRequest, in_front: tuple[str, tuple[str, ...]]) -> Iterator[Account]:
+    # Not tmp_path: that is below a directory that only root may enter.
+    with tempfile.TemporaryDirectory(prefix="launcher-") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        (root / "home").mkdir(mode=0o755)
+        (root / "bin").mkdir(mode=0o755)
+        for program in ("sbatch", "scancel"):
+            (root / "bin" / program).write_text(SBATCH)
+            (root / "bin" / program).chmod(0o755)
+        (root / "gateway-launcher").write_text(launcher_text())
+        (root / "gateway-launcher").chmod(0o755)
+        if os.getuid() == 0:
+            os.chown(root / "home", UID, UID)
+        yield Account(request.param, root, *in_front)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_submit_stores_the_files_privately_and_runs_the_command_there(account: Account) -> None:
+    raw = bytes(range(1, 256)) * 3
+    done = account.submit(
+        files={"script": b"#!/bin/sh\nexit\n", "token": raw, "key.pem": b"", "log2": b"\n\n"}
+    )
+    assert read_exited(done) == Completed(0, "4711", "")
+    assert account.calls == [f"{account.state} --parsable ./script"]
+    assert (account.state / "token").read_bytes() == raw
+    assert (account.state / "log2").read_bytes() == b"\n\n"
+    assert (account.state / "key.pem").read_bytes() == b""
+    assert mode(account.state) == mode(account.state.parent) == 0o700
+    assert {mode(path) for path in account.state.iterdir()} == {0o600}
+    assert not list(account.state.glob(".new*"))
+
+
+def test_a_second_submit_of_an_id_repeats_the_first_answer(account: Account) -> None:
+    account.submit()
+    again = account.submit(files={"script": b"other"})
+    assert read_exited(again) == Completed(0, "4711", "")
+    assert len(account.calls) == 1
+    assert (account.state / "script").read_bytes() == b"#!/bin/sh\n"
+
+
+def test_a_refused_submit_passes_on_the_schedulers_words_and_may_be_tried_again(account: Account) -> None:
+    (account.home / "refuse").write_text("sbatch: error: no such partition\n")
+    done = account.submit()
+    assert done.status == 0
+    assert read_exited(done) == Completed(1, "", "sbatch: error: no such partition\n")
+    (account.home / "refuse").unlink()
+    assert read_exited(account.submit()) == Completed(0, "4711", "")
+
+
+def test_a_submit_while_another_is_under_way_is_not_run(account: Account) -> None:
+    (account.home / ".gateway").mkdir()
+    account.state.mkdir()
+    (account.state / "submitting").mkdir()
+    for path in (account.home / ".gateway", account.state, account.state / "submitting"):
+        if os.getuid() == 0:
+            os.chown(path, UID, UID)
+    assert account.submit().status == LauncherStatus.BUSY
+    assert not account.calls
+    os.utime(account.state / "submitting", (0, 0))  # left behind by a host that went down
+    assert read_exited(account.submit()) == Completed(0, "4711", "")
+
+
+def test_a_command_that_hangs_is_ended(account: Account) -> None:
+    (account.home / "slow").touch()
+    exited = read_exited(account.submit(limit="1"))
+    assert exited is not None
+    assert exited.status == 124
+    assert not (account.state / "jobid").exists()
+
+
+def test_an_input_cut_short_submits_nothing(account: Account) -> None:
+    whole = sections(
+        [
+            ("statedir", b"~/.gateway"),
+            ("bin", str(account.root / "bin").encode()),
+            ("limit", b"5"),
+            ("word", b"sbatch"),
+            ("file:script", b"#!/bin/sh\n"),
+        ]
+    )
+    for length in range(0, len(whole) - 1, 7):
+        done = account.launch("submit", ID, stdin=whole[:length])
+        assert done.status in (LauncherStatus.CUT_SHORT, LauncherStatus.USAGE), whole[:length]
+    assert not account.calls
+
+
+def test_words_reach_the_program_as_they_are(account: Account) -> None:
+    odd = ["scancel", "", " a  b", "*", "$(touch canary)", "`x`", "'\"\\", "--", "-n", "ä"]
+    items = [("bin", str(account.root / "bin").encode()), ("limit", b"5")]
+    (account.root / "bin" / "scancel").write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    done = account.launch("run", ID, stdin=sections([*items, *(("word", w.encode()) for w in odd)]))
+    assert read_exited(done) == Completed(0, "".join(f"<{w}>" for w in odd[1:]), "")
+
+
+def test_the_log_and_exit_file_are_read_and_nothing_else(account: Account) -> None:
+    account.submit()
+    (account.state / "log").write_text("x" * 5000 + "\nlast\ngw1 end\n gw1 forged")
+    (account.state / "exit").write_text("3 failed\n")
+    (account.state / "link").symlink_to("/etc/passwd")
+    names = ["exit", "log", "absent", "link"]
+    text = sections([("statedir", b"~/.gateway"), *(("name", n.encode()) for n in names)])
+    files = read_files(account.launch("read", ID, stdin=text))
+    assert files is not None
+    assert files["exit"].strip() == "3 failed"
+    assert files["log"].rstrip("\n").endswith("x\nlast\ngw1 end\n gw1 forged")
+    assert len(files["log"]) <= 4097
+    assert set(files) == {"exit", "log"}
+    for name in ("token", "key.pem", "../x", "/etc/passwd", ".hidden", ""):
+        text = sections([("statedir", b"~/.gateway"), ("name", name.encode())])
+        assert account.launch("read", ID, stdin=text).status in (LauncherStatus.REFUSED, LauncherStatus.USAGE)
+
+
+def test_remove_takes_the_directory_of_the_id_and_nothing_else(account: Account) -> None:
+    account.submit()
+    (account.state.parent / "other").mkdir()
+    text = sections([("statedir", b"~/.gateway")])
+    for _ in range(2):
+        done = account.launch("remove", ID, stdin=text)
+        assert read_files(done) == {}
+        assert not account.state.exists()
+    assert (account.state.parent / "other").exists()
+
+
+def test_a_missing_state_directory_reads_as_empty(account: Account) -> None:
+    text = sections([("statedir", b"~/.gateway"), ("name", b"log")])
+    assert read_files(account.launch("read", ID, stdin=text)) == {}
+    assert not account.state.parent.exists()
+
+
+def test_a_state_directory_that_is_a_symbolic_link_is_refused(account: Account) -> None:
+    (account.root / "elsewhere").mkdir()
+    (account.home / ".gateway").symlink_to(account.root / "elsewhere")
+    done = account.submit()
+    assert done.status == LauncherStatus.STATE_DIR
+    assert "symbolic link" in done.stderr
+    assert not list((account.root / "elsewhere").iterdir())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a second account")
+def test_a_state_directory_of_somebody_else_is_refused(account: Account) -> None:
+    (account.home / ".gateway").mkdir()
+    (account.home / ".gateway").chmod(0o777)
+    done = account.submit()
+    assert done.status == LauncherStatus.STATE_DIR
+    assert "does not belong to" in done.stderr
+
+
+def test_a_home_that_cannot_be_written_says_why(account: Account) -> None:
+    account.home.chmod(0o555)
+    done = account.submit()
+    assert done.status == LauncherStatus.STATE_DIR
+    assert "Permission denied" in done.stderr
+    account.home.chmod(0o755)
+
+
+def test_a_full_disk_says_why(account: Account) -> None:
+    (account.root / "gateway-launcher").write_text(launcher_text().replace('>"./.new-$1")', ">/dev/full)"))
+    done = account.submit()
+    assert done.status == LauncherStatus.STATE_DIR
+    assert "No space left on device" in done.stderr
+
+
+def test_the_state_directory_may_hold_the_users_name(account: Account) -> None:
+    template = f"{account.home}/scratch/%u/gw"
+    assert read_exited(account.submit(state_dir=template)) is not None
+    assert (account.home / "scratch" / account.name / "gw" / ID / "jobid").read_text() == "4711\n"
+
+
+@pytest.mark.parametrize(
+    "state_dir", ["relative", "~/../x", "/tmp/../etc", "~bob/x", "/", "", "/x/%h", "$HOME/x"]
+)
+def test_odd_state_directories_are_refused(account: Account, state_dir: str) -> None:
+    done = account.submit(state_dir=state_dir)
+    assert done.status in (LauncherStatus.USAGE, LauncherStatus.STATE_DIR), state_dir
+    assert not account.calls
+
+
+@pytest.mark.parametrize("server_id", ["", "short", "ABCDEFGH23", "abcdefgh2/", "../../../x", "abcdefgh231"])
+def test_an_odd_id_is_refused(account: Account, server_id: str) -> None:
+    assert account.launch("remove", server_id).status == LauncherStatus.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("sh", LauncherStatus.REFUSED),
+        ("../sbatch", LauncherStatus.REFUSED),
+        ("squeue", LauncherStatus.NO_PROGRAM),
+    ],
+)
+def test_only_a_schedulers_program_is_run(account: Account, word: str, status: LauncherStatus) -> None:
+    assert account.submit(word).status == status
+    assert not account.calls
+
+
+@pytest.mark.parametrize("words", [(), ("submit",), ("shell", ID), ("version", ID), ("run", ID, "more")])
+def test_other_words_are_refused(account: Account, words: tuple[str, ...]) -> None:
+    assert account.launch(*words).status == LauncherStatus.USAGE
+
+
+def test_the_service_account_does_not_act_for_itself(account: Account) -> None:
+    done = account.launch("remove", ID, stdin=sections([]), SUDO_USER=account.name)
+    assert done.status == LauncherStatus.REFUSED
+
+
+def test_an_environment_of_the_caller_changes_nothing(account: Account) -> None:
+    done = account.launch("remove", ID, stdin=sections([("statedir", b"~/.gateway")]), IFS="g", CDPATH="/etc")
+    assert read_files(done) == {}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+@pytest.mark.parametrize("uid", ["0", "999", "54399"])
+def test_root_system_accounts_and_accounts_without_a_name_are_refused(tmp_path: Path, uid: str) -> None:
+    words = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"]
+    done = subprocess.run(
+        [*words, "/bin/sh", "-c", launcher_text(), "gateway-launcher", "remove", ID],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == LauncherStatus.REFUSED
+    assert "gateway-launcher: " in done.stderr
+
+
+def test_anybody_may_ask_for_the_version(account: Account) -> None:
+    assert re.fullmatch(r"gateway-launcher \d+\n", account.launch("version").stdout)
+
+
+def test_whom_the_launcher_denies_the_hub_denies_too() -> None:
+    found = re.search(r"^DENIED='(.*)'$", launcher_text(), re.M)
+    assert found
+    assert {"root", "slurm", "munge", "nobody"} <= set(found[1].split()) <= DENIED_NAMES
+
+
+def test_the_sudoers_lines_are_valid_and_never_allow_all(tmp_path: Path) -> None:
+    text = sudoers_text("svc", "cluster", "/usr/local/sbin/gateway-launcher")
+    assert "(ALL)" not in text
+    assert "svc ALL=(%cluster) NOPASSWD: /usr/local/sbin/gateway-launcher\n" in text
+    visudo = shutil.which("visudo", path="/usr/sbin:/usr/bin")
+    if visudo:
+        path = tmp_path / "sudoers"
+        path.write_text(text)
+        path.chmod(0o440)
+        done = subprocess.run([visudo, "-cf", str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_answer_without_its_last_line_is_none() -> None:
+    assert read_exited(Completed(0, "4711\n")) is None
+    assert read_exited(Completed(0, "4711\ngw1 exited 0")) is None
+    assert read_exited(Completed(73, "4711\ngw1 exited 0\n")) is None
+    assert read_exited(Completed(0, "gw1 exited 0\nmore\ngw1 exited 1\n")) == Completed(
+        1, "gw1 exited 0\nmore"
+    )
+    assert read_files(Completed(0, "gw1 exit\n 0\n")) is None
+    assert read_files(Completed(1, "gw1 end\n")) is None

@@ -1,0 +1,236 @@
+"""The plan of routes: applied to any proxy it ends in what is desired, and no step on the way is unsafe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.routes import (
+    Actual,
+    AddEntry,
+    AddServer,
+    DeleteEntry,
+    Desired,
+    EnableServer,
+    Grant,
+    Map,
+    RemoveServer,
+    Route,
+    ServerState,
+    SetEntry,
+    ShutSessions,
+    Step,
+    hash_cookie,
+    id_of,
+    plan,
+    refused,
+)
+
+IDS = ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc"]
+HOSTS = ["alice.gw.example.org", "bob.gw.example.org"]
+
+
+def route(server_id: str = IDS[0], generation: int = 1, **changes: object) -> Route:
+    values: dict[str, object] = {
+        "host": HOSTS[0],
+        "user": "alice",
+        "name": "",
+        "socket": f"/run/gateway/t/{server_id}.{generation}.sock",
+        "node_tls": True,
+        "token": f"token-of-{server_id}",
+    }
+    return Route(server_id=server_id, generation=generation, **(values | changes))  # type: ignore[arg-type]
+
+
+@dataclass
+class Simulated:
+    """HAProxy as far as the plan touches it: an addition of what is there fails, as in 2.6."""
+
+    servers: dict[str, ServerState]
+    maps: dict[Map, dict[str, str]]
+    shut: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, actual: Actual) -> Simulated:
+        maps = {Map.ROUTES: actual.routes, Map.GRANTS: actual.grants, Map.SECRETS: actual.secrets}
+        return cls(dict(actual.servers), {map_: dict(entries) for map_, entries in maps.items()})
+
+    def actual(self) -> Actual:
+        maps = (self.maps[map_] for map_ in (Map.ROUTES, Map.GRANTS, Map.SECRETS))
+        return Actual(self.servers, *maps)
+
+    def take(self, step: Step) -> None:
+        match step:
+            case AddServer(route=new):
+                assert new.server not in self.servers
+                self.servers[new.server] = ServerState(0, True, new.node_tls)
+            case EnableServer(name=name):
+                self.servers[name] = ServerState(0, True, self.servers[name].node_tls)
+            case RemoveServer(name=name):
+                assert self.shut[-1] == name
+                del self.servers[name]
+            case ShutSessions(name=name):
+                self.shut.append(name)
+            case AddEntry(map=map_, key=key, value=value):
+                assert key not in self.maps[map_]
+                self.maps[map_][key] = value
+            case SetEntry(map=map_, key=key, value=value):
+                assert key in self.maps[map_]
+                self.maps[map_][key] = value
+            case DeleteEntry(map=map_, key=key):
+                del self.maps[map_][key]
+
+
+def assert_safe(proxy: Simulated, desired: Desired) -> None:
+    tokens = desired.entries(Map.SECRETS)
+    for name in proxy.maps[Map.ROUTES].values():
+        assert name in proxy.servers, "a route to a server that is not there"
+        assert proxy.servers[name].weight == 0
+        token = proxy.maps[Map.SECRETS].get(id_of(name))
+        assert token, "a route to a server without a secret"
+        assert token == tokens.get(id_of(name), token), "a route to a server that gets another one's token"
+
+
+generations = st.integers(1, 2)
+names = st.builds(lambda i, g: f"{i}.{g}", st.sampled_from(IDS), generations)
+routes = st.builds(
+    route,
+    st.sampled_from(IDS),
+    generations,
+    host=st.sampled_from(HOSTS),
+    name=st.sampled_from(["", "exp1"]),
+)
+grants = st.builds(Grant, st.sampled_from("abc").map(hash_cookie), st.sampled_from(IDS), st.integers(1, 3))
+
+
+@st.composite
+def desireds(draw: st.DrawFn) -> Desired:
+    drawn = draw(st.lists(routes, max_size=4, unique_by=lambda r: r.key))
+    one_route_per_id = {r.server_id: r for r in drawn}
+    return Desired(tuple(one_route_per_id.values()), tuple(draw(st.lists(grants, max_size=4))))
+
+
+states = st.builds(ServerState, st.sampled_from([0, 0, 0, 1]), st.booleans(), st.booleans())
+keys = st.sampled_from([f"{host}/alice/{name}" for host in HOSTS for name in ("", "exp1")])
+actuals = st.builds(
+    Actual,
+    st.dictionaries(names, states),
+    st.dictionaries(keys, st.one_of(names, st.just(""))),
+    st.dictionaries(grants.map(lambda g: g.key), st.sampled_from(["1", "2", ""])),
+    st.dictionaries(st.sampled_from(IDS), st.sampled_from([f"token-of-{i}" for i in IDS] + [""])),
+)
+
+
+@given(desireds(), actuals)
+def test_any_proxy_ends_in_what_is_desired_and_a_second_plan_is_empty(
+    desired: Desired, actual: Actual
+) -> None:
+    proxy = Simulated.of(actual)
+    for step in plan(desired, actual):
+        proxy.take(step)
+    assert {map_: proxy.maps[map_] for map_ in Map} == {map_: desired.entries(map_) for map_ in Map}
+    assert proxy.servers == {r.server: ServerState(0, True, r.node_tls) for r in desired.routes}
+    assert plan(desired, proxy.actual()) == ()
+
+
+@given(desireds(), actuals)
+def test_no_step_leaves_a_route_that_is_unsafe(desired: Desired, actual: Actual) -> None:
+    proxy, steps = Simulated.of(actual), plan(desired, actual)
+    first_addition = next(
+        (i for i, step in enumerate(steps) if not isinstance(step, DeleteEntry) or step.map != Map.ROUTES),
+        len(steps),
+    )
+    for number, step in enumerate(steps):
+        if number >= first_addition:
+            assert_safe(proxy, desired)
+        proxy.take(step)
+    assert_safe(proxy, desired)
+
+
+@given(desireds(), desireds())
+def test_between_two_good_states_every_step_is_safe(before: Desired, after: Desired) -> None:
+    proxy = Simulated.of(Actual())
+    for desired in (before, after):
+        for step in plan(desired, proxy.actual()):
+            assert_safe(proxy, desired)
+            proxy.take(step)
+
+
+@given(actuals)
+def test_every_revoked_grant_ends_the_sessions_of_its_servers(actual: Actual) -> None:
+    proxy = Simulated.of(actual)
+    for step in plan(Desired(), actual):
+        proxy.take(step)
+    assert set(actual.servers) <= set(proxy.shut)
+
+
+def test_a_new_server_comes_in_the_order_server_secret_grant_route() -> None:
+    grant = Grant(hash_cookie("c"), IDS[0], 10)
+    steps = plan(Desired((route(),), (grant,)), Actual())
+    assert [getattr(step, "map", type(step)) for step in steps] == [
+        AddServer,
+        Map.SECRETS,
+        Map.GRANTS,
+        Map.ROUTES,
+    ]
+
+
+def test_a_new_generation_takes_over_by_one_set_and_the_old_one_goes_after() -> None:
+    old, new = route(generation=1), route(generation=2)
+    proxy = Simulated.of(Actual())
+    for step in plan(Desired((old,)), proxy.actual()):
+        proxy.take(step)
+    assert plan(Desired((new,)), proxy.actual()) == (
+        AddServer(IDS[0], new),
+        SetEntry(IDS[0], Map.ROUTES, new.key, new.server),
+        ShutSessions(IDS[0], old.server),
+        RemoveServer(IDS[0], old.server),
+    )
+
+
+def test_a_server_with_a_weight_is_named_and_loses_its_route_first() -> None:
+    actual = Actual({"aaaaaaaaaa.1": ServerState(1, True, True)}, {route().key: "aaaaaaaaaa.1"})
+    assert refused(actual) == ("aaaaaaaaaa.1",)
+    steps = plan(Desired((route(),)), actual)
+    assert steps[0] == DeleteEntry(IDS[0], Map.ROUTES, route().key)
+    assert steps[2] == RemoveServer(IDS[0], "aaaaaaaaaa.1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"host": "gw.example.org evil"},
+        {"host": "GW.example.org"},
+        {"host": "gw/x"},
+        {"user": "alice;quit"},
+        {"user": "../bob"},
+        {"name": "a b"},
+        {"name": "a\nshow map"},
+        {"server_id": "short"},
+        {"socket": "relative.sock"},
+        {"socket": "/run/a b.sock"},
+        {"socket": "/" + "a" * 107},
+        {"token": "with space and more"},
+        {"token": "line\nfeed-feed-feed-feed"},
+        {"token": ""},
+        {"generation": -1},
+    ],
+)
+def test_values_that_could_be_syntax_are_refused(changes: dict[str, object]) -> None:
+    values: dict[str, object] = {"server_id": IDS[0], "generation": 1} | changes
+    with pytest.raises(ValueError, match=r"route's|malformed"):
+        route(**values)  # type: ignore[arg-type]
+
+
+def test_secrets_are_not_in_what_is_printed() -> None:
+    desired = Desired((route(),), ())
+    actual = Actual(secrets={IDS[0]: "old-token-old-token"})
+    assert "token-of" not in repr(plan(desired, actual))
+    assert "old-token" not in repr(actual)
+
+
+def test_a_cookie_is_hashed_as_haproxy_prints_it() -> None:
+    assert hash_cookie("c") == "2E7D2C03A9507AE265ECF5B5356885A53393A2029D241394997265A1A25AEFC6"

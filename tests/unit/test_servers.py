@@ -1,0 +1,458 @@
+"""The conductor on a cluster that is only a dictionary: what is written, and when; what survives a crash."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from gateway.dataplane.masters import Masters
+from gateway.dataplane.probe import Answer, Outcome
+from gateway.endpoint import token
+from gateway.errors import (
+    AlreadyRunning,
+    GatewayError,
+    LoginNodeUnreachable,
+    NotFound,
+    QueueUnreachable,
+    SubmitOutcomeUnknown,
+    SubmitRefused,
+)
+from gateway.lifecycle import Event, Phase
+from gateway.model import Choices, EndReason, JobId, JobState, JobStatus, Listing, Server, User, job_name
+from gateway.pki import Authority
+from gateway.poller import Poller, Tempo
+from gateway.queue import Ending, Queue
+from gateway.routing import Routing
+from gateway.schedulers import get
+from gateway.servers import Cluster, Servers, life
+from gateway.siteconfig import parse_site_config
+from gateway.store import Database, ServerStore, upgrade
+from gateway.store.sealed import Seal
+from tests.unit.test_siteconfig import GOOD
+
+ALICE = User("alice")
+CHOICES = Choices("cascade", "lab", "short", 5, 1, 500)
+INSTANCE = "abcdef"
+
+
+@dataclass
+class World:
+    """A cluster: jobs by id, what was asked of it, and the faults that are planted."""
+
+    jobs: dict[str, JobStatus] = field(default_factory=dict)
+    submits: int = 0
+    cancels: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    submit_faults: list[GatewayError] = field(default_factory=list)
+    lost_answers: int = 0
+    listing_fault: GatewayError | None = None
+    answering: bool = True
+    forwards_made: dict[tuple[str, int], Path] = field(default_factory=dict)
+    synced: int = 0
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    auto_start: bool = True
+
+    def owner(self, user: str) -> str:
+        return user
+
+    async def submit(self, user: str, server_id: str, files: Mapping[str, bytes]) -> JobId:
+        self.submits += 1
+        self.files = files
+        if self.submit_faults:
+            raise self.submit_faults.pop(0)
+        job_id = JobId(str(100 + self.submits))
+        self.jobs[job_id] = JobStatus(job_id, job_name(INSTANCE, server_id), user, JobState.QUEUED)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise SubmitOutcomeUnknown("the connection broke")
+        return job_id
+
+    async def listing(self, names: Collection[str]) -> Listing:
+        if self.listing_fault:
+            raise self.listing_fault
+        return Listing(tuple(job for job in self.jobs.values() if job.name in names))
+
+    async def cancel(self, user: str, server_id: str, job_id: JobId) -> None:
+        self.cancels.append(job_id)
+        if job_id in self.jobs:
+            self.jobs[job_id] = replace(self.jobs[job_id], state=JobState.CANCELLED)
+
+    async def ending(self, user: str, server_id: str, job_id: JobId) -> Ending:
+        return Ending(None, None, "the last line of the log")
+
+    async def remove(self, user: str, server_id: str) -> None:
+        self.removed.append(server_id)
+
+    # the tunnel and the routes
+
+    async def forwards(self) -> Mapping[tuple[str, int], Path]:
+        return dict(self.forwards_made)
+
+    async def forward(self, server_id: str, generation: int, host: str, port: int) -> Path:
+        return self.forwards_made.setdefault(
+            (server_id, generation), Path(f"/run/{server_id}.{generation}.sock")
+        )
+
+    async def sync(self) -> None:
+        self.synced += 1
+
+    def probe_context(self, cluster: str) -> None:
+        return None
+
+    def on_lost(self, call: Any) -> None:
+        pass
+
+    async def probe(self, *_: Any, **__: Any) -> Answer:
+        return Answer(Outcome.READY if self.answering else Outcome.REFUSED, "")
+
+    # what happens on the cluster
+
+    def the_job(self) -> JobStatus:
+        (job,) = [job for job in self.jobs.values() if not job.state.ended]
+        return job
+
+    def run_job(self, server: Server, *, publish: bool = True) -> None:
+        job = self.the_job()
+        said = token(server.run, job.restarts, "cn1", 20001) if publish else ""
+        self.jobs[job.job_id] = replace(job, state=JobState.RUNNING, host="cn1", comment=said)
+
+    def end_job(self, state: JobState) -> None:
+        job = self.the_job()
+        self.jobs[job.job_id] = replace(job, state=state)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(life, "probe", world.probe)
+    for name in ("SETTLE_GAP", "PROBE_WAITING", "PROBE_READY"):
+        monkeypatch.setattr(life, name, 0.02)
+    monkeypatch.setattr(life.Life, "_back_off", lambda _: 0.02)
+    return world
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[ServerStore]:
+    url = f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite"
+    await upgrade(url)
+    async with Database(url) as database:
+        yield ServerStore(database, Seal.open(tmp_path / "secret.key"))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.open(tmp_path_factory.mktemp("ca") / "ca")
+
+
+@pytest.fixture
+def conductor(world: World, store: ServerStore, authority: Authority) -> Any:
+    """Return a function that makes a hub's conductor; several in turn are a hub's restarts."""
+
+    def make() -> Servers:
+        site = parse_site_config(GOOD, "site.yaml")
+        tempo = Tempo(busy=0.01, idle=0.02, slowest=0.02)
+        cluster = Cluster(site, get("slurm"), cast(Queue, world), Poller(world, tempo), cast(Masters, world))
+        return Servers(INSTANCE, store, cast(Routing, world), authority, {"cascade": cluster})
+
+    return make
+
+
+async def until(store: ServerStore, server_id: str, *phases: Phase) -> Server:
+    async with asyncio.timeout(5):
+        while (server := await store.get(server_id)).phase not in phases:
+            await asyncio.sleep(0.01)
+    return server
+
+
+async def ready(servers: Servers, store: ServerStore, world: World) -> Server:
+    server = await servers.start(ALICE, "", CHOICES)
+    await until(store, server.id, Phase.QUEUED)
+    world.run_job(server)
+    return await until(store, server.id, Phase.READY)
+
+
+async def test_from_a_start_to_ready_to_stopped(conductor: Any, world: World, store: ServerStore) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        assert (server.host, server.port, server.generation, server.job_id) == ("cn1", 20001, 1, "101")
+        assert sorted(world.files) == ["cert.pem", "client-ca.pem", "key.pem", "script", "token"]
+        await servers.stop("alice", "")
+        ended = await until(store, server.id, Phase.ENDED)
+        assert ended.reason is EndReason.STOPPED
+        assert world.cancels == ["101"]
+        async with asyncio.timeout(5):
+            while not (await store.get(server.id)).cleaned:
+                await asyncio.sleep(0.01)
+        assert world.removed == [server.id]
+        with pytest.raises(NotFound):
+            await servers.stop("alice", "")
+
+
+async def test_no_secret_of_the_server_is_in_its_script(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        secrets = (await store.secrets([server.id]))[server.id]
+        await until(store, server.id, Phase.QUEUED)
+    assert world.files["token"].decode() == secrets.token
+    script = world.files["script"].decode()
+    assert secrets.token not in script
+    assert "PRIVATE KEY" not in script
+
+
+async def test_a_second_start_of_the_same_server_is_refused(conductor: Any, world: World) -> None:
+    async with conductor() as servers:
+        await servers.start(ALICE, "", CHOICES)
+        with pytest.raises(AlreadyRunning):
+            await servers.start(ALICE, "", CHOICES)
+        await servers.start(ALICE, "second", CHOICES)
+
+
+async def test_the_schedulers_own_words_end_a_refused_start(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    world.submit_faults = [SubmitRefused("rc 1", "Slurm said: Invalid partition name specified")]
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        ended = await until(store, server.id, Phase.ENDED)
+    assert (ended.reason, ended.message) == (
+        EndReason.REFUSED,
+        "Slurm said: Invalid partition name specified",
+    )
+    assert world.submits == 1
+
+
+async def test_a_login_node_that_is_down_is_asked_again(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    world.submit_faults = [LoginNodeUnreachable("no route"), QueueUnreachable("no answer")]
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        server = await until(store, server.id, Phase.QUEUED)
+    assert server.attempts == 3
+    assert len(world.jobs) == 1
+
+
+async def test_a_lost_answer_is_settled_by_name_and_nothing_is_doubled(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    world.lost_answers = 1
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        server = await until(store, server.id, Phase.QUEUED)
+    assert (server.job_id, world.submits) == ("101", 1)
+
+
+async def test_an_unknown_outcome_without_a_job_is_tried_again_after_two_listings(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    world.submit_faults = [SubmitOutcomeUnknown("timed out")]
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        await until(store, server.id, Phase.QUEUED)
+    events = [entry.event for entry in await store.timeline(server.id)]
+    assert events == ["created", "submit", "not-found", "submit", "accepted"]
+    assert len(world.jobs) == 1
+
+
+async def test_while_the_scheduler_is_silent_an_unknown_outcome_stays_unknown(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    world.lost_answers, world.listing_fault = 1, QueueUnreachable("hung")
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        await until(store, server.id, Phase.SUBMITTING)
+        await asyncio.sleep(0.3)
+        assert (await store.get(server.id)).phase is Phase.SUBMITTING
+        world.listing_fault = None
+        await until(store, server.id, Phase.QUEUED)
+    assert world.submits == 1
+
+
+async def test_a_stop_during_an_unknown_outcome_leaves_no_job(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    world.lost_answers, world.listing_fault = 1, QueueUnreachable("hung")
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        await until(store, server.id, Phase.SUBMITTING)
+        await servers.stop("alice", "")
+        world.listing_fault = None
+        await until(store, server.id, Phase.ENDED)
+    assert [job.state for job in world.jobs.values()] == [JobState.CANCELLED]
+
+
+async def test_no_news_ends_nothing(conductor: Any, world: World, store: ServerStore) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        world.listing_fault = QueueUnreachable("slurmctld is down")
+        await asyncio.sleep(0.3)
+        assert (await store.get(server.id)).phase is Phase.READY
+
+
+async def test_a_job_that_vanished_ends_after_two_good_listings(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        world.jobs.clear()
+        ended = await until(store, server.id, Phase.ENDED)
+    assert ended.reason is EndReason.LOST
+
+
+async def test_a_failed_job_shows_the_end_of_its_log(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        world.end_job(JobState.FAILED)
+        ended = await until(store, server.id, Phase.ENDED)
+    assert ended.reason is EndReason.FAILED
+    assert "the last line of the log" in ended.message
+
+
+async def test_a_silent_server_keeps_its_route_and_comes_back(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        world.answering = False
+        await until(store, server.id, Phase.UNREACHABLE)
+        world.answering = True
+        await until(store, server.id, Phase.READY)
+    events = [entry.event for entry in await store.timeline(server.id)]
+    assert events[-2:] == ["silent", "answered"]
+
+
+async def test_a_lost_forward_is_made_again_under_a_new_path(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        world.forwards_made.clear()
+        servers.wake(server.id)
+        async with asyncio.timeout(5):
+            while not world.forwards_made:
+                await asyncio.sleep(0.01)
+        assert list(world.forwards_made) == [(server.id, 2)]
+
+
+async def test_a_requeued_job_is_reached_anew(conductor: Any, world: World, store: ServerStore) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        job = world.the_job()
+        world.jobs[job.job_id] = replace(job, state=JobState.QUEUED, host=None, restarts=1)
+        queued = await until(store, server.id, Phase.QUEUED)
+        assert queued.port is None
+        world.run_job(server)
+        again = await until(store, server.id, Phase.READY)
+    assert again.restarts == 1
+    assert again.generation > server.generation
+
+
+async def test_another_users_job_of_the_same_name_is_never_taken_for_it(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    world.submit_faults = [SubmitOutcomeUnknown("timed out")]
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        name = job_name(INSTANCE, server.id)
+        forged = token(server.run, 0, "cn2", 20002)
+        world.jobs["7"] = JobStatus(JobId("7"), name, "bob", JobState.RUNNING, host="cn2", comment=forged)
+        await until(store, server.id, Phase.QUEUED)
+        assert (await store.get(server.id)).job_id != "7"
+    assert "7" not in world.cancels
+
+
+async def test_a_duplicate_of_ones_own_is_cancelled(conductor: Any, world: World, store: ServerStore) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        world.jobs["999"] = replace(world.the_job(), job_id=JobId("999"))
+        async with asyncio.timeout(5):
+            while world.cancels != ["999"]:
+                await asyncio.sleep(0.01)
+        assert (await store.get(server.id)).phase is Phase.READY
+
+
+async def test_watchers_see_every_server_through_to_its_end(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        seen: list[Phase] = []
+
+        async def watch() -> None:
+            async for now in servers.changes(server.id):
+                seen.append(now.phase)
+
+        watcher = asyncio.create_task(watch())
+        await until(store, server.id, Phase.QUEUED)
+        world.run_job(server)
+        await until(store, server.id, Phase.READY)
+        await servers.stop("alice", "")
+        await asyncio.wait_for(watcher, 5)
+    assert seen[-1] is Phase.ENDED
+    assert [phase for phase in seen if phase in (Phase.READY, Phase.ENDED)][-2:] == [Phase.READY, Phase.ENDED]
+
+
+EVENTS = [Event.SUBMIT, Event.ACCEPTED, Event.STARTED, Event.ANSWERED, Event.STOP, Event.GONE]
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_hub_that_dies_around_any_transition_leaves_one_job_and_no_orphan(  # noqa: C901
+    conductor: Any,
+    world: World,
+    store: ServerStore,
+    monkeypatch: pytest.MonkeyPatch,
+    event: Event,
+    moment: str,
+) -> None:
+    move, dead = ServerStore.move, asyncio.Event()
+
+    async def deadly(
+        self: ServerStore, server_id: str, what: Event, text: str = "", **changes: Any
+    ) -> Server:
+        if dead.is_set():
+            raise asyncio.CancelledError
+        if what is event and moment == "before":
+            dead.set()
+            raise asyncio.CancelledError
+        moved = await move(self, server_id, what, text, **changes)
+        if what is event:
+            dead.set()
+            raise asyncio.CancelledError
+        return moved
+
+    async def start_jobs(server: Server) -> None:
+        while True:
+            if any(job.state is JobState.QUEUED for job in world.jobs.values()):
+                world.run_job(server)
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(ServerStore, "move", deadly)
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        cluster = asyncio.create_task(start_jobs(server))
+        if event in (Event.STOP, Event.GONE):
+            await until(store, server.id, Phase.READY)
+            await servers.stop("alice", "")
+        await asyncio.wait_for(dead.wait(), 5)
+    monkeypatch.setattr(ServerStore, "move", move)
+    async with conductor() as servers:
+        if event in (Event.STOP, Event.GONE):
+            await until(store, server.id, Phase.ENDED)
+            assert all(job.state.ended for job in world.jobs.values())
+        else:
+            again = await until(store, server.id, Phase.READY)
+            assert again.job_id == world.the_job().job_id
+            await servers.stop("alice", "")
+            await until(store, server.id, Phase.ENDED)
+    cluster.cancel()
+    assert len(world.jobs) == 1

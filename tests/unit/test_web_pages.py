@@ -1,0 +1,580 @@
+"""Logging in, one's own pages, and who may send what."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from urllib.parse import urlencode
+
+import pytest
+from tornado.httpclient import HTTPResponse
+from tornado.testing import bind_unused_port
+
+from gateway.errors import DataPlaneError, DirectoryUnreachable, LoginNodeUnreachable
+from gateway.lifecycle import Phase
+from gateway.model import EndReason
+from gateway.origins import ENTERED_COOKIE, ROUTE_COOKIE, SESSION_COOKIE, Origins
+from gateway.web import make_application, make_server
+from tests.unit.web_fakes import Browser, World, server, site, token
+
+HUB = "https://gw.example.org:8443"
+HUB_HOST = "gw.example.org"
+
+
+@pytest.fixture
+def world() -> World:
+    return World.new(Origins.of(HUB + "/"))
+
+
+@pytest.fixture
+async def port(world: World) -> AsyncIterator[int]:
+    listening, port = bind_unused_port()
+    http = make_server(make_application(world.services()))
+    http.add_sockets([listening])
+    yield port
+    http.stop()
+    await http.close_all_connections()
+
+
+@pytest.fixture
+def browser(port: int) -> Browser:
+    return Browser(port)
+
+
+@pytest.fixture
+async def alice(browser: Browser, world: World) -> Browser:
+    await browser.log_in(world.origins)
+    return browser
+
+
+def text(page: HTTPResponse) -> str:
+    return page.body.decode()
+
+
+# --- logging in and out ---
+
+
+async def test_a_login_leads_home_and_only_the_hash_of_its_cookie_is_kept(
+    browser: Browser, world: World
+) -> None:
+    url, page = await browser.log_in(world.origins)
+    assert (url, page.code) == (f"{HUB}/hub/home", 200)
+    assert "alice" in text(page)
+    cookie = browser.jar[HUB_HOST][SESSION_COOKIE]
+    assert len(cookie) >= 43
+    assert all(cookie not in kept for kept in world.sessions.sessions)
+
+
+async def test_a_page_that_needs_a_login_is_reached_after_it(browser: Browser, world: World) -> None:
+    url, page = await browser.open(f"{HUB}/hub/spawn/exp1?cluster=lab")
+    assert url.startswith(f"{HUB}/hub/login?next=")
+    assert 'name="next" value="' + f"{HUB}/hub/spawn/exp1?cluster=lab" in text(page)
+    url, page = await browser.submit(
+        page, f"{HUB}/hub/login", username="alice", password="alicepw", next="/hub/spawn/exp1"
+    )
+    assert url == f"{HUB}/hub/spawn/exp1"
+
+
+@pytest.mark.parametrize("target", ["https://evil.org/", "//evil.org", "/\\evil.org", "javascript:alert(1)"])
+async def test_a_login_leads_to_no_other_site(browser: Browser, world: World, target: str) -> None:
+    url, _ = await browser.log_in(world.origins, next=target)
+    assert url == f"{HUB}/hub/home"
+
+
+async def test_a_wrong_password_gives_one_sentence_and_keeps_the_name(browser: Browser) -> None:
+    page = await browser.fetch(f"{HUB}/hub/login")
+    _, page = await browser.submit(page, f"{HUB}/hub/login", username='al"ice', password="no-such-pw")
+    assert page.code == 403
+    assert "do not match" in text(page)
+    assert 'value="al&#34;ice"' in text(page)
+    assert "no-such-pw" not in text(page)
+    assert SESSION_COOKIE not in browser.jar[HUB_HOST]
+
+
+async def test_a_directory_that_is_down_is_told_apart_and_does_not_count_as_a_try(
+    browser: Browser, world: World
+) -> None:
+    world.authenticator.error = DirectoryUnreachable("down")
+    for _ in range(7):
+        _, page = await browser.log_in(world.origins)
+        assert page.code == 503
+        assert "not answering" in text(page)
+    world.authenticator.error = None
+    url, _ = await browser.log_in(world.origins)
+    assert url == f"{HUB}/hub/home"
+
+
+async def test_guessing_is_slowed_down_by_name_and_address_and_not_for_ever(
+    browser: Browser, world: World
+) -> None:
+    page = await browser.fetch(f"{HUB}/hub/login")
+    wrong = {"username": "alice", "password": "x"}
+    codes = [(await browser.submit(page, f"{HUB}/hub/login", **wrong))[1].code for _ in range(7)]
+    assert codes == [403] * 5 + [429] * 2
+    assert world.authenticator.asked == 5
+    _, refused = await browser.log_in(world.origins)
+    assert refused.code == 429
+    assert int(refused.headers["Retry-After"]) <= 301
+    _, other = await browser.log_in(world.origins, "bob")
+    assert other.code == 200
+    world.clock.ahead = timedelta(minutes=6)
+    browser.jar.clear()
+    assert (await browser.log_in(world.origins))[1].code == 200
+
+
+async def test_a_login_gets_a_new_cookie_and_ends_the_old_session_with_its_grants(
+    alice: Browser, world: World
+) -> None:
+    old = alice.jar[HUB_HOST][SESSION_COOKIE]
+    (old_hash,) = world.sessions.sessions
+    await world.routing.give("c" * 64, old_hash, server(), world.clock())
+    page = await alice.fetch(f"{HUB}/hub/home")
+    await alice.submit(page, f"{HUB}/hub/login", username="bob", password="bobpw")
+    assert alice.jar[HUB_HOST][SESSION_COOKIE] != old
+    assert [each.user.name for each in world.sessions.sessions.values()] == ["bob"]
+    assert not world.routing.grants
+
+
+async def test_a_session_ends_in_time(alice: Browser, world: World) -> None:
+    world.clock.ahead = timedelta(hours=9)
+    url, _ = await alice.open(f"{HUB}/hub/home")
+    assert url.startswith(f"{HUB}/hub/login")
+
+
+async def test_a_link_does_not_log_out_and_the_button_takes_everything_back(
+    alice: Browser, world: World
+) -> None:
+    (session_hash,) = world.sessions.sessions
+    await world.routing.give("c" * 64, session_hash, server(), world.clock())
+    page = await alice.fetch(f"{HUB}/hub/logout")
+    assert len(world.sessions.sessions) == 1
+    _, page = await alice.submit(page, f"{HUB}/hub/logout")
+    assert "logged out" in text(page)
+    assert not world.sessions.sessions
+    assert not world.routing.grants
+    assert SESSION_COOKIE not in alice.jar[HUB_HOST]
+
+
+async def test_a_logout_works_while_the_proxy_is_down(alice: Browser, world: World) -> None:
+    world.routing.error = DataPlaneError("down")
+    page = await alice.fetch(f"{HUB}/hub/logout")
+    _, page = await alice.submit(page, f"{HUB}/hub/logout")
+    assert page.code == 200
+    assert not world.sessions.sessions
+
+
+# --- who may send what ---
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://bob.gw.example.org:8443", "Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.org", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "null"},
+    ],
+)
+async def test_a_form_of_another_origin_does_nothing_even_with_the_right_token(
+    alice: Browser, world: World, headers: dict[str, str]
+) -> None:
+    world.servers.put(server())
+    body = urlencode({"_xsrf": token(await alice.fetch(f"{HUB}/hub/home"))})
+    for path in ("/hub/stop", "/hub/spawn/exp1", "/hub/logout", "/hub/login"):
+        answer = await alice.fetch(HUB + path, "POST", body, headers)
+        assert answer.code == 403
+        assert "Nothing was done" in text(answer)
+    assert world.servers.now["alice", ""].phase is Phase.READY
+    assert len(world.sessions.sessions) == 1
+
+
+@pytest.mark.parametrize("sent", ["", "_xsrf=", "_xsrf=2%7C00000000%7C0000%7C1"])
+async def test_a_form_without_the_right_token_does_nothing(alice: Browser, world: World, sent: str) -> None:
+    world.servers.put(server())
+    answer = await alice.fetch(f"{HUB}/hub/stop", "POST", sent, {"Origin": HUB})
+    assert answer.code == 403
+    assert world.servers.now["alice", ""].phase is Phase.READY
+
+
+async def test_every_page_forbids_frames_foreign_files_and_inline_scripts(
+    alice: Browser, world: World
+) -> None:
+    world.servers.put(server(phase=Phase.QUEUED))
+    for path in (
+        "/hub/home",
+        "/hub/spawn/exp1",
+        "/hub/wait",
+        "/hub/login?x",
+        "/hub/logout",
+        "/nowhere",
+        "/hub/api/user",
+    ):
+        answer = await alice.fetch(HUB + path)
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy, path
+        assert "frame-ancestors 'none'" in policy, path
+        assert "unsafe" not in policy, path
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert " style=" not in text(answer)
+        assert "<script>" not in text(answer)
+        assert "Server" not in answer.headers
+
+
+async def test_hub_pages_are_on_the_hubs_host_only(alice: Browser) -> None:
+    answer = await alice.fetch("https://alice.gw.example.org:8443/hub/home")
+    assert (answer.code, answer.headers["Location"]) == (302, f"{HUB}/hub/home")
+    assert (await alice.fetch("https://evil.org/hub/home")).code == 404
+    assert (await alice.fetch("https://alice.gw.example.org:8443/hub/logout", "POST", "")).code == 404
+    assert (await alice.fetch("https://alice.gw.example.org:8443/hub/api/user")).code == 404
+
+
+async def test_files_are_the_four_that_pages_use(browser: Browser) -> None:
+    page = await browser.fetch(f"{HUB}/hub/login")
+    for name in ("gateway.css", "wait.js", "spawn.js", "icon.svg"):
+        assert (await browser.fetch(f"{HUB}/hub/static/{name}")).code == 200
+    for name in ("page.html", "../web/page.html", "%2e%2e/page.html", "gatewayxcss"):
+        assert (await browser.fetch(f"{HUB}/hub/static/{name}")).code == 404
+    assert "/hub/static/gateway.css?v=" in text(page)
+
+
+# --- one's servers ---
+
+
+async def test_home_shows_each_server_with_what_can_be_done(alice: Browser, world: World) -> None:
+    world.servers.put(server())
+    world.servers.put(server(name="exp1", id="b" * 10, phase=Phase.QUEUED, native_reason="Resources"))
+    world.servers.put(server(name="old", id="c" * 10, phase=Phase.ENDED, reason=EndReason.WALLTIME))
+    world.servers.put(server("bob", "secret", id="d" * 10))
+    page = text(await alice.fetch(f"{HUB}/hub/home"))
+    assert 'href="https://alice.gw.example.org:8443/user/alice/"' in page
+    assert f'href="{HUB}/hub/wait/exp1"' in page
+    assert "Time is up" in page
+    assert "secret" not in page
+
+
+async def test_a_further_server_gets_its_name_checked_in_words(alice: Browser) -> None:
+    url, page = await alice.open(f"{HUB}/hub/spawn?name=exp1")
+    assert (url, page.code) == (f"{HUB}/hub/spawn/exp1", 200)
+    page = await alice.fetch(f"{HUB}/hub/spawn?name=lab")
+    assert page.code == 400
+    assert "Jupyter itself uses" in text(page)
+    assert (await alice.fetch(f"{HUB}/hub/spawn/..%2Fhome")).code == 400
+
+
+async def test_the_form_starts_a_server_with_what_was_chosen(alice: Browser, world: World) -> None:
+    page = await alice.fetch(f"{HUB}/hub/spawn")
+    assert "10 minutes" in text(page)
+    form = {
+        "cluster": "lab",
+        "application": "jupyterlab",
+        "partition": "short",
+        "walltime": "5m",
+        "cores": "2",
+    }
+    url, page = await alice.submit(page, f"{HUB}/hub/spawn", **form, memory="1G")
+    assert (url, page.code) == (f"{HUB}/hub/wait", 200)
+    ((user, name, choices),) = world.servers.started
+    assert (user.name, name) == ("alice", "")
+    assert (choices.partition, choices.walltime, choices.cores, choices.memory) == ("short", 5, 2, 1024)
+
+
+async def test_a_refused_form_keeps_what_was_typed_and_says_why_beside_the_field(
+    alice: Browser, world: World
+) -> None:
+    page = await alice.fetch(f"{HUB}/hub/spawn")
+    form = {"cluster": "lab", "partition": "short", "walltime": "77m", "cores": "1", "memory": '1G"<'}
+    _, page = await alice.submit(page, f"{HUB}/hub/spawn", **form)
+    assert page.code == 400
+    assert 'value="77m"' in text(page)
+    assert 'value="1G&#34;&lt;"' in text(page)
+    assert 'id="walltime-error"' in text(page)
+    assert "The longest walltime on short is 10 minutes." in text(page)
+    assert not world.servers.started
+
+
+async def test_an_undeclared_field_is_refused(alice: Browser, world: World) -> None:
+    page = await alice.fetch(f"{HUB}/hub/spawn")
+    _, page = await alice.submit(page, f"{HUB}/hub/spawn", cluster="lab", extra="--uid=0")
+    assert page.code == 400
+    assert not world.servers.started
+
+
+async def test_a_cluster_that_does_not_answer_is_said_and_the_form_kept(alice: Browser, world: World) -> None:
+    world.servers.error = LoginNodeUnreachable("login1: timed out")
+    page = await alice.fetch(f"{HUB}/hub/spawn")
+    _, page = await alice.submit(page, f"{HUB}/hub/spawn", cluster="lab", walltime="7m")
+    assert page.code == 503
+    assert "login node is not answering" in text(page)
+    assert "login1" not in text(page)
+    assert 'value="7m"' in text(page)
+
+
+async def test_the_form_of_a_server_that_is_there_leads_to_it(alice: Browser, world: World) -> None:
+    world.servers.put(server(phase=Phase.QUEUED))
+    url, _ = await alice.open(f"{HUB}/hub/spawn")
+    assert url == f"{HUB}/hub/wait"
+    page = await alice.fetch(f"{HUB}/hub/home")
+    _, page = await alice.submit(page, f"{HUB}/hub/spawn", cluster="lab")
+    assert page.code == 409
+
+
+async def test_two_clusters_have_a_form_each(alice: Browser, world: World) -> None:
+    world.sites["other"] = site("other", "The other one")
+    page = text(await alice.fetch(f"{HUB}/hub/spawn?cluster=other"))
+    assert 'name="cluster" value="other"' in page
+    assert "?cluster=lab" in page
+
+
+async def test_waiting_shows_the_schedulers_reason_and_goes_on_without_scripts(
+    alice: Browser, world: World
+) -> None:
+    waiting = world.servers.put(
+        server(
+            phase=Phase.QUEUED,
+            message="The partition is full.",
+            native_reason="Resources<b>",
+            starts="2026-11-23T15:00",
+        )
+    )
+    page = text(await alice.fetch(f"{HUB}/hub/wait"))
+    assert "The partition is full." in page
+    assert "Resources&lt;b&gt;" in page
+    assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in page
+    world.servers.put(replace(waiting, phase=Phase.READY))
+    answer = await alice.fetch(f"{HUB}/hub/wait")
+    assert (answer.code, answer.headers["Location"]) == (303, "https://alice.gw.example.org:8443/user/alice/")
+
+
+async def test_an_ended_server_says_why_with_the_tail_of_its_log(alice: Browser, world: World) -> None:
+    message = "The application failed with status 1.\nTraceback:\n  <no module>"
+    world.servers.put(server(phase=Phase.ENDED, reason=EndReason.FAILED, message=message))
+    page = text(await alice.fetch(f"{HUB}/hub/wait"))
+    assert "The application failed with status 1." in page
+    assert "&lt;no module&gt;</pre>" in page
+
+
+async def test_stop_stops_and_a_second_stop_does_no_harm(alice: Browser, world: World) -> None:
+    world.servers.put(server(phase=Phase.QUEUED))
+    page = await alice.fetch(f"{HUB}/hub/home")
+    for _ in range(2):
+        url, answer = await alice.submit(page, f"{HUB}/hub/stop")
+        assert (url, answer.code) == (f"{HUB}/hub/home", 200)
+    assert world.servers.now["alice", ""].phase is Phase.ENDED
+
+
+async def test_an_unforeseen_error_tells_nothing_of_itself(
+    alice: Browser, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.sites.clear()
+    assert (await alice.fetch(f"{HUB}/hub/spawn")).code == 404
+    world.servers.now["alice", ""] = None  # type: ignore[assignment]  # a broken record
+    answer = await alice.fetch(f"{HUB}/hub/home?code=s3cret")
+    assert answer.code == 500
+    assert "Traceback" not in text(answer)
+    assert "AttributeError" not in text(answer)
+    assert "s3cret" not in caplog.text
+
+
+# --- the way into a server ---
+
+ALICE = "https://alice.gw.example.org:8443"
+ALICE_HOST = "alice.gw.example.org"
+
+
+async def test_a_browser_is_led_through_login_to_the_very_page_it_wanted(
+    browser: Browser, world: World
+) -> None:
+    world.servers.put(server())
+    url, page = await browser.open(f"{ALICE}/user/alice/lab/tree/a%20b?x=1&y=2")
+    assert url.startswith(f"{HUB}/hub/login?next=")
+    target = text(page).split('name="next" value="')[1].split('"')[0].replace("&amp;", "&")
+    url, page = await browser.submit(
+        page, f"{HUB}/hub/login", username="alice", password="alicepw", next=target
+    )
+    assert url == f"{ALICE}/user/alice/lab/tree/a%20b?x=1&y=2"
+    assert page.code == 503  # here the proxy would have let it through
+    assert ROUTE_COOKIE in browser.jar[ALICE_HOST]
+    assert ROUTE_COOKIE not in browser.jar[HUB_HOST]
+    assert SESSION_COOKIE not in browser.jar[ALICE_HOST]
+    ((cookie_hash, server_id),) = world.routing.grants
+    assert server_id == "a" * 10
+    assert browser.jar[ALICE_HOST][ROUTE_COOKIE] not in cookie_hash
+    assert not world.sessions.codes
+
+
+async def test_a_proxy_that_does_not_know_the_grant_is_no_endless_loop(alice: Browser, world: World) -> None:
+    world.servers.put(server())
+    url, page = await alice.open(f"{ALICE}/user/alice/")
+    assert (url, page.code) == (f"{ALICE}/user/alice/", 503)
+    assert 'http-equiv="refresh"' in text(page)
+    del alice.jar[ALICE_HOST][ENTERED_COOKIE]
+    assert (await alice.fetch(f"{ALICE}/user/alice/")).code == 302
+
+
+async def test_entering_grants_all_of_ones_open_servers_to_a_new_cookie(alice: Browser, world: World) -> None:
+    world.servers.put(server())
+    world.servers.put(server(name="exp1", id="b" * 10))
+    world.servers.put(server(name="exp2", id="c" * 10, phase=Phase.QUEUED))
+    world.servers.put(server("bob", id="d" * 10))
+    alice.jar[ALICE_HOST][ROUTE_COOKIE] = "planted-by-a-page"
+    await alice.open(f"{ALICE}/user/alice/exp1/lab")
+    assert alice.jar[ALICE_HOST][ROUTE_COOKIE] != "planted-by-a-page"
+    assert sorted(server_id for _, server_id in world.routing.grants) == ["a" * 10, "b" * 10]
+
+
+async def enter_url(browser: Browser, page: str = f"{ALICE}/user/alice/") -> str:
+    """Go as far as the address with the code."""
+    location = (await browser.fetch(page)).headers["Location"]
+    return (await browser.fetch(location)).headers["Location"]
+
+
+async def test_a_code_is_good_once(alice: Browser, world: World) -> None:
+    world.servers.put(server())
+    url = await enter_url(alice)
+    assert (await alice.fetch(url)).code == 302
+    world.routing.grants.clear()
+    again = await alice.fetch(url)
+    assert again.code == 403
+    assert not world.routing.grants
+
+
+async def test_a_code_is_good_only_in_the_browser_that_asked(alice: Browser, world: World, port: int) -> None:
+    world.servers.put(server())
+    for state in (None, "x" * 43):
+        thief = Browser(port)
+        if state:
+            thief.jar[ALICE_HOST]["__Host-gateway-state"] = state
+        assert (await thief.fetch(await enter_url(alice))).code == 403
+    assert not world.routing.grants
+
+
+async def test_a_code_is_good_only_at_its_own_host_and_server(alice: Browser, world: World) -> None:
+    world.servers.put(server())
+    world.servers.put(server(name="exp1", id="b" * 10))
+    for other in (
+        ("alice.gw.example.org", "bob.gw.example.org"),
+        ("/user/alice/", "/user/alice/exp1/"),
+        ("alice.gw.example.org:8443/user/alice", "bob.gw.example.org:8443/user/bob"),
+    ):
+        url = await enter_url(alice)
+        alice.jar["bob.gw.example.org"] = dict(alice.jar[ALICE_HOST])
+        assert (await alice.fetch(url.replace(*other, 1))).code in (403, 404)
+    assert not world.routing.grants
+
+
+async def test_a_code_dies_with_its_session(alice: Browser, world: World) -> None:
+    world.servers.put(server())
+    url = await enter_url(alice)
+    world.sessions.sessions.clear()
+    assert (await alice.fetch(url)).code == 403
+    assert not world.routing.grants
+
+
+@pytest.mark.parametrize(
+    "to", ["https://evil.org/", "//evil.org/", "/user/bob/", "/hub/logout", "/user/alice/../../x"]
+)
+async def test_entering_leads_only_to_ones_own_servers(alice: Browser, world: World, to: str) -> None:
+    world.servers.put(server())
+    url = (await enter_url(alice)).partition("&to=")[0] + "&" + urlencode({"to": to})
+    answer = await alice.fetch(url)
+    assert answer.headers["Location"] == f"{ALICE}/user/alice/"
+
+
+async def test_another_persons_server_is_refused_in_words_on_the_hub(browser: Browser, world: World) -> None:
+    world.servers.put(server())
+    await browser.log_in(world.origins, "bob")
+    url, page = await browser.open(f"{ALICE}/user/alice/")
+    assert url.startswith(f"{HUB}/hub/enter?")
+    assert page.code == 403
+    assert "belongs to alice" in text(page)
+    assert not world.routing.grants
+    assert not world.sessions.codes
+    url, page = await browser.open(f"{HUB}/user/alice/")
+    assert page.code == 403
+
+
+async def test_an_administrator_enters_no_other_persons_server_either(browser: Browser, world: World) -> None:
+    world.servers.put(server())
+    await browser.log_in(world.origins, "carol")
+    assert (await browser.open(f"{ALICE}/user/alice/"))[1].code == 403
+
+
+async def test_a_server_that_does_not_run_is_offered_to_be_started(alice: Browser, world: World) -> None:
+    _, page = await alice.open(f"{ALICE}/user/alice/lab")
+    assert page.code == 424
+    assert f'href="{HUB}/hub/spawn"' in text(page)
+    world.servers.put(server(name="exp1", phase=Phase.ENDED, reason=EndReason.WALLTIME))
+    _, page = await alice.open(f"{ALICE}/user/alice/exp1/lab")
+    assert page.code == 424
+    assert f'href="{HUB}/hub/spawn/exp1"' in text(page)
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase.INTENT, Phase.SUBMITTING, Phase.QUEUED, Phase.STARTING, Phase.STOPPING]
+)
+async def test_a_server_that_is_not_ready_leads_to_its_waiting_page(
+    alice: Browser, world: World, phase: Phase
+) -> None:
+    world.servers.put(server(phase=phase))
+    url, page = await alice.open(f"{ALICE}/user/alice/lab")
+    assert (url, page.code) == (f"{HUB}/hub/wait", 200)
+
+
+async def test_a_server_that_is_asked_to_stop_lets_nobody_in(alice: Browser, world: World) -> None:
+    world.servers.put(server(wanted=False))
+    url, _ = await alice.open(f"{ALICE}/user/alice/lab")
+    assert url == f"{HUB}/hub/wait"
+    assert not world.routing.grants
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("GET", {"Sec-Fetch-Mode": "cors"}),
+        ("GET", {"Sec-Fetch-Mode": "websocket", "Upgrade": "websocket"}),
+        ("GET", {"Upgrade": "websocket"}),
+        ("POST", {}),
+        ("DELETE", {}),
+        ("PUT", {"Sec-Fetch-Mode": "cors"}),
+    ],
+)
+async def test_scripts_and_websockets_get_a_refusal_and_never_a_redirect(
+    alice: Browser, world: World, method: str, headers: dict[str, str]
+) -> None:
+    body = "" if method in ("POST", "PUT") else None
+    answer = await alice.fetch(f"{ALICE}/user/alice/api/kernels", method, body, headers)
+    assert answer.code == 424
+    assert text(answer) == '{"status": 424, "message": "This server is not running."}'
+    world.servers.put(server())
+    answer = await alice.fetch(f"{ALICE}/user/alice/api/kernels", method, body, headers)
+    assert answer.code == 403
+    assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path", ["//user/alice/", "/user%2falice/", "/User/alice/", "/user/", "/user/Alice/", "/user/bob/", "/x"]
+)
+async def test_odd_paths_on_a_users_host_lead_into_no_server(alice: Browser, world: World, path: str) -> None:
+    world.servers.put(server())
+    answer = await alice.fetch(ALICE + path)
+    assert answer.code == 404 or answer.headers["Location"].startswith(f"{HUB}/")
+    assert not world.sessions.codes
+
+
+async def test_both_layouts_go_the_same_way() -> None:
+    world = World.new(Origins.of("https://one.example.org/", "single"))
+    world.servers.put(server())
+    listening, port = bind_unused_port()
+    http = make_server(make_application(world.services()))
+    http.add_sockets([listening])
+    browser = Browser(port)
+    await browser.log_in(world.origins)
+    url, _ = await browser.open("https://one.example.org/user/alice/lab?x")
+    assert url == "https://one.example.org/user/alice/lab?x"
+    assert len(world.routing.grants) == 1
+    bob = Browser(port)
+    await bob.log_in(world.origins, "bob")
+    assert (await bob.open("https://one.example.org/user/alice/"))[1].code == 403
+    http.stop()
+    await http.close_all_connections()
