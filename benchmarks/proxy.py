@@ -1,6 +1,6 @@
 """How fast the data plane is, against a bare ``ssh -L`` and against configurable-http-proxy.
 
-Run ``python benchmarks/proxy.py [--json] [--rounds N] [--seconds S]``; README.rst says what is what.
+Run ``python benchmarks/proxy.py [--json] [--rounds N] [--seconds S] [--shared]``; README.rst says more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a script from anywhere
 
 from benchmarks import load, ways
-from benchmarks.processes import output
+from benchmarks.processes import Sides, output
 
 #: One round: a way's name to its figure, for each load.
 Round = Mapping[str, Mapping[str, float]]
@@ -41,14 +41,14 @@ RATIOS = {"ssh": "ssh -L", "chp": "chp"}
 TARGETS = {"requests_vs_ssh": 0.85, "requests_vs_chp": 4.0}
 
 
-async def measure(rounds: int, seconds: float) -> list[Round]:
+async def measure(rounds: int, seconds: float, sides: Sides) -> list[Round]:
     """Return the figures of each round. In a round each load goes over all ways in turn, one at a time."""
     results = []
     with tempfile.TemporaryDirectory(prefix="gwbench") as directory:
-        async with ways.built(Path(directory)) as all_ways:
+        async with ways.built(Path(directory), sides) as all_ways:
             for number in range(rounds):
                 print(f"round {number + 1} of {rounds} …", file=sys.stderr)
-                results.append(await asyncio.to_thread(_round, all_ways, seconds))
+                results.append(_round(all_ways, seconds))
     return results
 
 
@@ -87,7 +87,7 @@ def versions(chp: str) -> dict[str, str]:
         "wrk": wrk.stdout.split()[1],
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "cpus": str(os.cpu_count()),
+        "CPUs": str(os.cpu_count()),
     }
 
 
@@ -114,12 +114,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
     parser.add_argument("--seconds", type=float, default=2.0, help="seconds for each load and way (2)")
+    parser.add_argument("--shared", action="store_true", help="let all processes share all CPUs")
     options = parser.parse_args()
     programs = versions(ways.install_chp())
-    rounds = asyncio.run(measure(options.rounds, options.seconds))
+    sides = Sides.of_this_machine(apart=not options.shared)
+    rounds = asyncio.run(measure(options.rounds, options.seconds, sides))
     figures, compared = medians(rounds), ratios(rounds)
     if options.json:
-        report = {"versions": programs, "medians": figures, "ratios": compared, "rounds": rounds}
+        cpus = {"near": sorted(sides.near), "far": sorted(sides.far)}
+        report = {
+            "versions": programs,
+            "cpus": cpus,
+            "medians": figures,
+            "ratios": compared,
+            "rounds": rounds,
+        }
         print(json.dumps({**report, "targets": TARGETS}, indent=2))
     else:
         print(", ".join(f"{name} {version}" for name, version in programs.items()) + "\n")

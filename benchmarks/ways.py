@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import node
 from benchmarks.load import Way
-from benchmarks.processes import ROOT, Processes, output
+from benchmarks.processes import ROOT, Processes, Sides, move, output
 from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
 from gateway.dataplane.masters import Masters, TunnelSettings
 from gateway.origins import ROUTE_COOKIE
@@ -24,29 +25,35 @@ from tests.proxy.sshd import Sshd, free_port
 #: Two users of the same node: with the one the gateway speaks plainly, with the other TLS.
 PLAIN = {"": "aaaaaaaaaa", "stream": "bbbbbbbbbb"}
 TLS = {"": "cccccccccc", "stream": "dddddddddd"}
+#: The tunnels, one master each: the gateway's to the two users' servers, and the one for all others.
+TUNNELS = ("plain", "tls", "raw")
 CHP = ROOT / "var" / "bench" / "node_modules" / "configurable-http-proxy"
 
 
 @asynccontextmanager
-async def built(directory: Path) -> AsyncIterator[tuple[Way, ...]]:
+async def built(directory: Path, sides: Sides) -> AsyncIterator[tuple[Way, ...]]:
     """Build all ways; everything that was started has ended afterwards.
 
     Args:
         directory: An empty one with a short path.
+        sides: Who runs on which CPUs; afterwards this thread is on the near side.
     """
     authority = Authority.open(directory / "ca")
     proxy_port, cookie = free_port(), secrets.token_urlsafe(32)
+    move(sides.far)
     with Sshd(directory) as sshd, Processes() as processes:
         ports = node.start(processes, directory / "node", authority, TLS[""], TLS["stream"])
-        ours = Masters(sshd.settings())
-        raw_settings = dataclasses.replace(sshd.settings(), directory=directory / "raw")
-        raw = Masters(raw_settings)
+        settings = {
+            name: dataclasses.replace(sshd.settings(), directory=directory / name) for name in TUNNELS
+        }
+        tunnels = {name: Masters(settings[name]) for name in TUNNELS}
         haproxy = HAProxy(_haproxy_settings(directory, proxy_port, authority))
         try:
+            await asyncio.gather(*(tunnel.tend() for tunnel in tunnels.values()))
+            small, stream = (_listen(settings["raw"], port) for port in (ports.small, ports.stream))
+            move(sides.near)
             await haproxy.ensure()
-            await _route(haproxy, ours, ports, cookie)
-            await raw.tend()
-            small, stream = (_listen(raw_settings, port) for port in (ports.small, ports.stream))
+            await _route(haproxy, tunnels, ports, cookie)
             chp = _start_chp(processes, {"/user/plain": small, "/user/plain/stream": stream})
             addresses = {
                 "direct": ((ports.small, "/"), (ports.stream, "/")),
@@ -59,8 +66,8 @@ async def built(directory: Path) -> AsyncIterator[tuple[Way, ...]]:
             yield tuple(Way(name, *both, cookies) for name, both in addresses.items())
         finally:
             await haproxy.stop()
-            await ours.stop()
-            await raw.stop()
+            for tunnel in tunnels.values():
+                await tunnel.stop()
 
 
 def _haproxy_settings(directory: Path, port: int, authority: Authority) -> HAProxySettings:
@@ -74,7 +81,7 @@ def _haproxy_settings(directory: Path, port: int, authority: Authority) -> HAPro
     )
 
 
-async def _route(haproxy: HAProxy, masters: Masters, ports: node.Ports, cookie: str) -> None:
+async def _route(haproxy: HAProxy, tunnels: Mapping[str, Masters], ports: node.Ports, cookie: str) -> None:
     """Make the routes as the gateway does: a forward, a server, a secret, a grant and a route for each."""
     wanted = (
         ("plain", "", PLAIN[""], ports.small),
@@ -84,7 +91,7 @@ async def _route(haproxy: HAProxy, masters: Masters, ports: node.Ports, cookie: 
     )
     routes = []
     for user, name, server_id, port in wanted:
-        path = await masters.forward(server_id, 0, "127.0.0.1", port)
+        path = await tunnels[user].forward(server_id, 0, "127.0.0.1", port)
         token = secrets.token_urlsafe(32)
         routes.append(Route("127.0.0.1", user, name, server_id, 0, str(path), user == "tls", token))
     grants = [Grant(hash_cookie(cookie), route.server_id, 2**33) for route in routes]

@@ -24,6 +24,7 @@ from gateway.dataplane.masters import Masters
 from gateway.dataplane.probe import client_context
 from gateway.dataplane.tunnel import TunnelSettings
 from gateway.errors import ConfigError
+from gateway.metrics import Metrics
 from gateway.origins import Origins
 from gateway.pki import Authority
 from gateway.poller import Poller
@@ -111,7 +112,8 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
             stack.push_async_callback(_stop_data_plane, haproxy, masters)
         contexts = _node_contexts(sites, authority)
         routing = Routing(records, sessions, haproxy, masters, origins, contexts)
-        servers = Servers(await database.instance(), records, routing, authority, clusters)
+        metrics = Metrics()
+        servers = Servers(await database.instance(), records, routing, authority, clusters, metrics)
         authenticator = _authenticator(settings)
         stack.callback(authenticator.close)
         services = Services(
@@ -122,6 +124,7 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
             records=records,
             servers=servers,
             routing=routing,
+            metrics=metrics.exposition,
             session_lifetime=timedelta(hours=settings.gateway.session_hours),
         )
         web = _listen(services, run_dir / "hub.sock")
@@ -228,7 +231,8 @@ def _listen(services: Services, path: Path) -> HTTPServer:
 async def _close_web(server: HTTPServer) -> None:
     server.stop()
     try:
-        await asyncio.wait_for(server.close_all_connections(), 2)
+        async with asyncio.timeout(2):
+            await server.close_all_connections()
     except TimeoutError:
         log.debug("open pages were cut off")
 

@@ -19,7 +19,7 @@ from gateway.config import Settings, load_settings
 from gateway.errors import BadRequest, ConfigError, GatewayError
 from gateway.launcher import launcher_text, sudoers_text
 from gateway.model import USER_NAME, User
-from gateway.options import from_strings
+from gateway.options import check, from_strings
 from gateway.script import JobFacts, render_script
 from gateway.sites import load_site, load_sites
 from gateway.store import upgrade
@@ -150,7 +150,7 @@ def _add_render(commands: _Commands) -> None:
 
 def _render(options: argparse.Namespace) -> int:
     if not USER_NAME.fullmatch(options.user):
-        raise BadRequest("", f"{options.user!r} is not an account's name.")
+        raise BadRequest(public=f"{options.user!r} is not an account's name.")
     if options.cluster.endswith((".yaml", ".yml")):
         site = load_site(Path(options.cluster))
     else:
@@ -160,7 +160,7 @@ def _render(options: argparse.Namespace) -> int:
                 "", f"There is no cluster {options.cluster}; there is {', '.join(sorted(sites))}."
             )
         site = sites[options.cluster]
-    choices = from_strings({site.name: site}, site.name, options.option)
+    choices = check({site.name: site}, from_strings(site.name, options.option))
     name = check_server_name(options.server) if options.server else ""
     facts = JobFacts(
         instance="example",
@@ -209,7 +209,7 @@ def _add_token(commands: _Commands) -> None:
 
 def _token(options: argparse.Namespace) -> int:
     if not USER_NAME.fullmatch(options.name):
-        raise BadRequest("", f"{options.name!r} is not an account's name.")
+        raise BadRequest(public=f"{options.name!r} is not an account's name.")
     token = secrets.token_urlsafe(32)
     asyncio.run(_write_token(load_settings(options.config), options, token))
     _print(token)

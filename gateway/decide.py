@@ -10,6 +10,7 @@ from typing import Any
 from gateway.endpoint import parse
 from gateway.lifecycle import Event, Phase
 from gateway.model import EndReason, JobState, JobStatus, Server
+from gateway.script import Exit, ExitWord
 
 #: Successive good listings that must lack a job, or show it preempted, before it counts as gone.
 LISTINGS_TO_BELIEVE = 2
@@ -124,31 +125,45 @@ _HOW = {
 }
 
 
+_WORDS = {
+    ExitWord.FINISHED: _HOW[JobState.COMPLETED],
+    ExitWord.FAILED: (EndReason.FAILED, "The application failed."),
+    ExitWord.WALLTIME: _HOW[JobState.WALLTIME],
+    ExitWord.NO_PORT: (EndReason.FAILED, "On the compute node no port was free for the application."),
+    ExitWord.SILENT: (EndReason.FAILED, "The application did not start listening."),
+    ExitWord.UNPUBLISHED: (EndReason.FAILED, "The scheduler did not let the job say where it listens."),
+    ExitWord.NO_STATE: (
+        EndReason.FAILED,
+        "The compute node does not see the gateway's directory of the job.",
+    ),
+}
+
+
 def how_it_ended(
-    server: Server, state: JobState | None, exit_status: int | None, log_tail: str
+    server: Server, state: JobState | None, left: Exit | None, log_tail: str
 ) -> tuple[EndReason, str]:
     """Return why a server whose job is gone has ended, and a sentence on it.
 
     Args:
         server: As the database holds it; a reason that it already has is kept.
         state: The accounting's or the last listing's word on the job, None if neither knows.
-        exit_status: What the wrapper wrote of the application's exit status, None if it wrote nothing.
+        left: The job's own word, None if it left none.
         log_tail: The last lines of the job's log, shown where the job failed.
     """
     if server.reason is not None:
         return server.reason, _with_log(server.message, log_tail, server.reason)
     if not server.wanted:
         return EndReason.STOPPED, "Stopped."
-    if state in _HOW:
+    # A job that ended by itself knows best how: to the scheduler it has completed, or failed, all the same.
+    by_itself = state in (None, JobState.COMPLETED, JobState.FAILED)
+    if by_itself and left is not None and left.word in _WORDS:
+        reason, text = _WORDS[left.word]
+    elif state in _HOW:
         reason, text = _HOW[state]
-    elif exit_status is not None:
-        reason, text = (
-            (EndReason.FAILED, "The application failed.") if exit_status else _HOW[JobState.COMPLETED]
-        )
     else:
         reason, text = EndReason.LOST, "The job is no longer there, and the scheduler does not say why."
-    if exit_status and reason is EndReason.FAILED:
-        text = f"{text} Its exit status was {exit_status}."
+    if left is not None and left.word is ExitWord.FAILED and reason is EndReason.FAILED:
+        text = f"{text} Its exit status was {left.status}."
     return reason, _with_log(text, log_tail, reason)
 
 

@@ -201,6 +201,8 @@ class Poller:
             if left <= 0:
                 return
             try:
-                await asyncio.wait_for(self._woken.wait(), left)
+                # Not wait_for: before Python 3.12 it can swallow a cancellation that comes with the wakening.
+                async with asyncio.timeout(left):
+                    await self._woken.wait()
             except TimeoutError:
                 return

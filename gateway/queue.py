@@ -22,6 +22,7 @@ from gateway.launcher import LauncherStatus, launcher_text
 from gateway.launcher.wire import read_exited, read_files, sections
 from gateway.model import SERVER_ID, USER_NAME, Command, Completed, JobId, JobState, Listing
 from gateway.schedulers import Scheduler
+from gateway.script import Exit, read_exit
 from gateway.siteconfig import SiteConfig
 from gateway.ssh.runner import AnswerLost, Runner
 
@@ -49,12 +50,12 @@ class Allowance:
 class Ending:
     """What is known of a job that has ended.
 
-    ``state`` is the accounting's word, ``exit_status`` the application's as the job wrote it; None if nobody
-    says. ``log_tail`` is the last 4 kB of the job's log.
+    ``state`` is the accounting's word, ``exit`` the job's own; None if nobody says. ``log_tail`` is the last
+    4 kB of the job's log.
     """
 
     state: JobState | None
-    exit_status: int | None
+    exit: Exit | None
     log_tail: str
 
 
@@ -131,6 +132,17 @@ class Queue:
         ]
         return Listing(tuple(job for part in parts for job in part.jobs))
 
+    async def own_listing(self, user: str, server_id: str, name: str) -> Listing:
+        """Return the job of this name as its owner sees it, where the service account may see none.
+
+        Raises:
+            QueueUnreachable, LoginNodeUnreachable: Nothing is known; it can be tried again.
+            LoginNodeRefused: The gateway is not let in.
+        """
+        mark = secrets.token_hex(8)
+        command = self._scheduler.status_command([name], mark)
+        return self._scheduler.read_status(await self._run(user, server_id, command), mark)
+
     async def _list(self, names: Collection[str]) -> Listing:
         mark = secrets.token_hex(8)
         program, *words = self._scheduler.status_command(names, mark).words
@@ -159,15 +171,14 @@ class Queue:
             LoginNodeRefused, StateDirUnwritable: The gateway is not let in.
         """
         files = await self._read(user, server_id, ["exit", "log"])
-        found = re.match(r"\s*(\d{1,3})\b", files.get("exit", ""))
-        exit_status = int(found[1]) if found else None
+        left = read_exit(files.get("exit", ""))
         state: JobState | None = None
         try:
             state = await self._accounting(user, server_id, job_id)
         except QueueUnreachable:
-            if exit_status is None:
+            if left is None:
                 raise
-        return Ending(state, exit_status, _printable(files.get("log", "")))
+        return Ending(state, left, _printable(files.get("log", "")))
 
     async def _accounting(self, user: str, server_id: str, job_id: JobId) -> JobState | None:
         try:

@@ -110,26 +110,30 @@ class Routing:
         HAProxy does not say which grant an open WebSocket came with: those of the same person's other
         browsers end too, and come back by themselves, because their grants still hold.
         """
-        ids = await self._sessions.granted(session_hash)
         await self._sessions.end_session(session_hash)
         await self.sync()
-        generations = {server.id: server.generation for server in await self._servers.live()}
-        names = [f"{server_id}.{generations[server_id]}" for server_id in ids if server_id in generations]
-        await self._haproxy.shutdown_sessions(names)
 
     async def _sync(self) -> None:
         live = await self._servers.live()
         ways = await self._ways(live)
         desired = await self._desired(live, ways)
         actual = await self._haproxy.actual()
+        await self._haproxy.write_snapshot(desired)  # before the act: a crash in between comes back right
         if steps := plan(desired, actual):
             log.info("routes: %d steps", len(steps))
             await self._haproxy.apply(steps)
-        await self._haproxy.write_snapshot(desired)
+        await self._end_revoked(live)
         await self._cancel_stale(live)
         for server in live:
             if server.phase in ROUTED and (server.id, server.generation) not in ways and self._on_lost:
                 self._on_lost(server.id)
+
+    async def _end_revoked(self, live: Sequence[Server]) -> None:
+        """End what is open to servers that have lost a grant, also when an earlier hub took it away."""
+        if ids := await self._sessions.revocations():
+            names = [f"{server.id}.{server.generation}" for server in live if server.id in ids]
+            await self._haproxy.shutdown_sessions(names)
+            await self._sessions.settle_revocations(ids)
 
     async def _ways(self, live: Sequence[Server]) -> Mapping[tuple[str, int], Path]:
         ways: dict[tuple[str, int], Path] = {}

@@ -155,7 +155,8 @@ class LdapAuthenticator:
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(self._pool, self._ask_in_turn, typed, password)
         try:
-            return await asyncio.wait_for(asked, patience)
+            async with asyncio.timeout(patience):
+                return await asked
         except TimeoutError:
             raise DirectoryUnreachable(f"{typed}: no answer within {patience} s") from None
 

@@ -26,6 +26,8 @@ _SERVER_LINE = re.compile(
 )
 _UNIX_PATH_BYTES = 107
 _MOST_CONNECTIONS = 50_000
+#: Bytes in the body of a request to the hub: its own limit too.
+_HUB_BODY = 64 * 1024
 
 #: The name of the server that only names the certificate files.
 ANCHOR = "anchor"
@@ -175,6 +177,7 @@ def render(settings: HAProxySettings, servers: Iterable[ProxyServer], config_dig
         max_connections=settings.max_connections or _connections_allowed(),
         directory=settings.directory,
         hub_socket=settings.hub_socket,
+        hub_body=_HUB_BODY,
         listeners=settings.listeners,
         scheme=settings.scheme,
         cookie=ROUTE_COOKIE,
@@ -237,6 +240,11 @@ _PAGES = {
         "403 Forbidden",
         "The gateway has refused this request",
         "It came from a page of another site, which may not use your server.",
+    ),
+    "413.http": _Page(
+        "413 Content Too Large",
+        "That is more than the gateway takes",
+        "No form of the gateway needs that much. Nothing was done.",
     ),
     "hub.http": _Page(
         "503 Service Unavailable",

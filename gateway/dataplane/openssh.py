@@ -17,6 +17,7 @@ import os
 import re
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -205,7 +206,8 @@ class Master:
         """Kill what is left of a master that does not answer, and remove its directory."""
         pid = self._living_pid()
         if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if not self.directory.exists():
             return
         for entry in self.directory.iterdir():

@@ -37,7 +37,7 @@ STATES = {
 # squeue(1), JOB REASON CODES, of pending jobs. With EnforcePartLimits=NO, Slurm's default, a job over a limit
 # is accepted and waits for ever.
 _HELD = re.compile(
-    r"JobHeld(User|Admin)|JobHoldMaxRequeue|\w*requeued[ _]held|job[ _]requeued[ _]in[ _]held.*", re.I
+    r"JobHeld(User|Admin)|JobHoldMaxRequeue|[\w ]*requeued[ _]held|job[ _]requeued[ _]in[ _]held.*", re.I
 )
 _NEVER = re.compile(
     r"Partition(TimeLimit|NodeLimit|Config)|BadConstraints|DependencyNeverSatisfied|Invalid\w+"
@@ -56,7 +56,7 @@ _WHY: tuple[tuple[str, str], ...] = (
     (r"DependencyNeverSatisfied", "Your job waits for another job that has failed, so it will never start."),
     (r"JobHeldUser", "Your job is on hold. Release it on the cluster, or stop it here and start again."),
     (r"JobHeldAdmin", "The cluster's administrators have put your job on hold."),
-    (r"\w*requeued[ _]held|JobHoldMaxRequeue", "Your job could not be started and is on hold now."),
+    (r"[\w ]*requeued[ _]held|JobHoldMaxRequeue", "Your job could not be started and is on hold now."),
     (r"ReqNodeNotAvail|Nodes required.*|NodeDown", "The nodes that your job needs are down or reserved."),
     (r"Reservation\w*", "Your job waits for its reservation."),
     (r"Partition(Down|Inactive)", "The partition is closed at the moment."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from gateway.dataplane.masters import Masters
@@ -26,23 +26,34 @@ class Cluster:
 
 
 class News:
-    """The newest good listing of one cluster and how many there have been; or why there is none.
+    """The newest good listing of one cluster and its number; or why there is none.
+
+    Listings are numbered when they begin, so that one that was under way when something was done is not
+    taken for one that came after it.
 
     Args:
+        names: Returns the names to ask for.
         heard: Called after each poll.
     """
 
-    def __init__(self, heard: Callable[[], None]) -> None:
+    def __init__(self, names: Callable[[], Awaitable[Collection[str]]], heard: Callable[[], None]) -> None:
         self.listing: Listing | None = None
-        self.count = 0
+        self.number = 0
+        self.begun = 0
         self.trouble = ""
+        self._names = names
         self._heard = heard
+
+    async def begin(self) -> Collection[str]:
+        """Return the names that the next listing asks for, which begins now."""
+        self.begun += 1
+        return await self._names()
 
     async def take(self, news: Listing | GatewayError) -> None:
         """Take what a poll brought. No answer is no news: the last listing stands."""
         if isinstance(news, Listing):
             self.listing, self.trouble = news, ""
-            self.count += 1
+            self.number = self.begun
         else:
             self.trouble = news.public
         self._heard()

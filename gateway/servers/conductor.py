@@ -12,6 +12,7 @@ from typing import Self
 
 from gateway.errors import NotFound
 from gateway.lifecycle import Phase
+from gateway.metrics import Metrics
 from gateway.model import Choices, Secrets, Server, User, job_name
 from gateway.pki import Authority
 from gateway.routing import Routing
@@ -38,6 +39,7 @@ class Servers:
         routing: The way from the browser to them.
         authority: Makes their certificates.
         clusters: By name.
+        metrics: Counts what happens.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Servers:
         routing: Routing,
         authority: Authority,
         clusters: Mapping[str, Cluster],
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._instance = instance
@@ -56,16 +59,16 @@ class Servers:
         self._polls: list[asyncio.Task[None]] = []
         self._clusters = clusters
         self._authority = authority
-        news = {name: News(partial(self._heard, name)) for name in clusters}
-        self._tools = Tools(instance, store, routing, authority, self._feed, clusters, news)
+        news = {name: News(partial(self._job_names, name), partial(self._heard, name)) for name in clusters}
+        self._tools = Tools(instance, store, routing, authority, self._feed, metrics, clusters, news)
 
     async def __aenter__(self) -> Self:
         self._tools.routing.on_lost(self.wake)
         for server in [*await self._store.live(), *await self._store.uncleaned(CLEAN_WITHIN)]:
             self._begin(server)
         for name, cluster in self._clusters.items():
-            names = partial(self._job_names, name)
-            self._polls.append(asyncio.create_task(cluster.poller.run(names, self._tools.news[name].take)))
+            news = self._tools.news[name]
+            self._polls.append(asyncio.create_task(cluster.poller.run(news.begin, news.take)))
         return self
 
     async def __aexit__(self, *exc: object) -> None:

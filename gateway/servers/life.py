@@ -15,8 +15,10 @@ from gateway.dataplane.probe import probe
 from gateway.decide import LISTINGS_TO_BELIEVE, Act, Decision, Sighting, decide, how_it_ended
 from gateway.errors import GatewayError, SubmitOutcomeUnknown
 from gateway.lifecycle import ROUTED, Event, Phase
+from gateway.metrics import Metrics
 from gateway.model import EndReason, JobId, JobState, JobStatus, Secrets, Server, job_name
 from gateway.pki import Authority
+from gateway.queue import Ending
 from gateway.routing import Routing
 from gateway.script import JobFacts, render_script
 from gateway.servers.cluster import Cluster, News
@@ -32,8 +34,10 @@ SUBMIT_PATIENCE = 600.0
 SETTLE_GAP = 5.0
 #: Seconds between two cancels of a job that is still there.
 CANCEL_AGAIN = 15.0
-#: Seconds between two requests that ask whether a ready server still answers, and one that is not ready yet.
-PROBE_READY, PROBE_WAITING = 30.0, 1.0
+#: Seconds between two requests that ask whether a ready server still answers.
+PROBE_READY = 30.0
+#: Seconds until a silent server is asked again: the first time, and at most.
+PROBE_WAITING, PROBE_SLOWEST = 1.0, 5.0
 #: How many requests in a row must fail before a ready server counts as unreachable.
 SILENCES_TO_BELIEVE = 2
 #: Seconds that a server may take to answer such a request.
@@ -51,6 +55,7 @@ class Tools:
     routing: Routing
     authority: Authority
     feed: Feed
+    metrics: Metrics
     clusters: Mapping[str, Cluster]
     news: Mapping[str, News]
 
@@ -71,7 +76,7 @@ class Life:
         self._name = job_name(tools.instance, server.id)
         self._owner = self._cluster.queue.owner(server.user)
         self._woken = asyncio.Event()
-        self._judged = self._news.count
+        self._judged = self._news.begun
         self._absent = 0
         self._absent_since = 0.0
         self._ended_sightings = 0
@@ -114,7 +119,9 @@ class Life:
 
     async def _sleep(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._woken.wait(), seconds)
+            # Not wait_for: before Python 3.12 it can swallow a cancellation that comes with the wakening.
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
         except TimeoutError:
             return
 
@@ -138,6 +145,7 @@ class Life:
         moved = await self._tools.store.move(server.id, event, text, **changes)
         log.info("%s %s -> %s (%s)", moved, server.phase, moved.phase, event)
         self._tools.feed.publish(moved)
+        self._tools.metrics.moved(server.phase, moved, event)
         if (server.phase in ROUTED) != (moved.phase in ROUTED):
             await self._tools.routing.sync()
         return moved
@@ -195,7 +203,7 @@ class Life:
             instance=self._tools.instance,
             server_id=server.id,
             run=server.run,
-            user=server.user,
+            user=self._owner,
             server_name=server.name,
             base_url=server_path(server.user, server.name),
             node_tls=site.tunnel.node_security == "tls",
@@ -225,18 +233,21 @@ class Life:
         if self._absent < LISTINGS_TO_BELIEVE or time.monotonic() - self._absent_since < SETTLE_GAP:
             self._cluster.poller.hurry()
             return SETTLE_GAP
+        if job := await self._own_sight(server):
+            await self._accepted(server, job.job_id)
+            return 0
         await self._move(server, Event.NOT_FOUND, "The cluster did not take your job; trying again.")
         return 0
 
     def _forget_sightings(self) -> None:
         """Count only listings that begin from now on."""
-        self._judged = self._news.count
+        self._judged = self._news.begun
         self._absent = self._ended_sightings = 0
 
     def _new_listing(self) -> Any:
-        if self._news.count <= self._judged:
+        if self._news.number <= self._judged:
             return None
-        self._judged = self._news.count
+        self._judged = self._news.number
         return self._news.listing
 
     # --- with a job ---------------------------------------------------------------------------------
@@ -250,6 +261,10 @@ class Life:
             sighting = await self._sight(server, listing.named(self._name, self._owner))
             site = self._cluster.site
             decision = decide(server, sighting, ports=site.tunnel.ports, age=_age(server.changed))
+            if decision.act is Act.ENDING and sighting.job is None and (job := await self._own_sight(server)):
+                self._absent = 0
+                sighting = Sighting(job, why=self._cluster.scheduler.why(job))
+                decision = decide(server, sighting, ports=site.tunnel.ports, age=_age(server.changed))
             return await self._carry_out(server, decision, sighting.job)
         if self._news.trouble and server.phase is not Phase.READY:
             server = await self._note(server, message=self._news.trouble)
@@ -269,6 +284,21 @@ class Life:
         return Sighting(
             job, max(self._absent, self._ended_sightings, 1), self._cluster.scheduler.why(job) if job else ""
         )
+
+    async def _own_sight(self, server: Server) -> JobStatus | None:
+        """Return a job that is not listed as its owner sees it: sites may hide it from the service account."""
+        try:
+            listing = await self._cluster.queue.own_listing(server.user, server.id, self._name)
+        except GatewayError as error:
+            if error.transient:
+                raise
+            log.warning("%s its owner cannot be asked for the job: %s", server, error)
+            return None
+        jobs = listing.named(self._name, self._owner)
+        job = next((job for job in jobs if server.job_id in (None, job.job_id)), None)
+        if job is not None and not job.state.ended:
+            log.error("%s the service account cannot see the job: let it see all jobs (PrivateData)", server)
+        return job
 
     async def _carry_out(self, server: Server, decision: Decision, job: JobStatus | None) -> float:
         changes = dict(decision.changes)
@@ -296,8 +326,14 @@ class Life:
 
     async def _end(self, server: Server, state: JobState | None) -> None:
         assert server.job_id is not None  # noqa: S101  lifecycle.WITH_JOB
-        ending = await self._cluster.queue.ending(server.user, server.id, server.job_id)
-        reason, text = how_it_ended(server, state or ending.state, ending.exit_status, ending.log_tail)
+        try:
+            ending = await self._cluster.queue.ending(server.user, server.id, server.job_id)
+        except GatewayError as error:
+            if error.transient:
+                raise
+            log.warning("%s nobody says how it ended: %s", server, error)
+            ending = Ending(None, None, "")
+        reason, text = how_it_ended(server, state or ending.state, ending.exit, ending.log_tail)
         await self._move(server, Event.GONE, text, reason=reason)
 
     # --- the way to it ------------------------------------------------------------------------------
@@ -308,7 +344,12 @@ class Life:
         recent = server.phase is Phase.READY and not self._silences and since < PROBE_READY
         if recent and (server.id, server.generation) in await self._cluster.masters.forwards():
             return PROBE_READY - since
-        server, socket = await self._way(server)
+        try:
+            server, socket = await self._way(server)
+        except GatewayError as error:
+            if not error.transient:
+                raise
+            return await self._silent(server, str(error))
         answer = await probe(
             socket,
             server_path(server.user, server.name) + "api",
@@ -347,7 +388,7 @@ class Life:
             log.warning("%s does not answer: %s", server, reason)
             await self._move(server, Event.SILENT, "The server does not answer at the moment.")
         self._cluster.poller.hurry()
-        return PROBE_WAITING if self._silences < SETTLE_GAP else SETTLE_GAP
+        return min(PROBE_WAITING * self._silences, PROBE_SLOWEST)
 
     # --- after it -----------------------------------------------------------------------------------
 

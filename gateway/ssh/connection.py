@@ -27,7 +27,6 @@ from gateway.ssh.runner import AnswerLost
 from gateway.ssh.transport import Limits, connect
 
 _log = logging.getLogger(__name__)
-_SESSION_TRIES = 6
 
 
 class LoginNode:
@@ -247,14 +246,13 @@ class _Call:
 
 def _session(transport: paramiko.Transport, limits: Limits) -> paramiko.Channel:
     """Open a session; wait for a free one if the host allows fewer (MaxSessions) than ``limits.sessions``."""
-    for attempt in range(_SESSION_TRIES):
+    deadline = time.monotonic() + limits.connect
+    while True:
         try:
             return transport.open_session(timeout=limits.connect)
         except (paramiko.SSHException, OSError, EOFError) as error:
-            # paramiko 5.1 keeps one refusal for the whole connection: of two at once, one comes without its own.
+            # paramiko 5.1 keeps one refusal for the whole connection: of two at once, one comes without it.
             refused = isinstance(error, paramiko.ChannelException) or "Unable to open channel" in str(error)
-            if not refused or not transport.is_active():
-                raise LoginNodeUnreachable(f"no session on the login node: {error}") from error
-            failure = error
-        time.sleep(random.uniform(0.05, 0.15) * 2**attempt)  # noqa: S311  (jitter, no secret)
-    raise LoginNodeUnreachable(f"the login node opens no further session: {failure}")
+            if not refused or not transport.is_active() or time.monotonic() > deadline:
+                raise LoginNodeUnreachable(f"the login node opens no session: {error}") from error
+        time.sleep(random.uniform(0.05, 0.25))  # noqa: S311  (jitter, no secret)

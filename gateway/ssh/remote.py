@@ -92,7 +92,7 @@ class _Stream:
     def text(self) -> str | None:
         """Return what stands between the two lines, or None if one is missing."""
         begin = self._begin.search(self._data)
-        end = self._end.search(self._data, begin.end() - 1) if begin else None
+        end = self._end.search(self._data, begin.end()) if begin else None
         if not begin or not end:
             return None
         return bytes(self._data[begin.end() : end.start()]).decode("utf-8", "replace")

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.model import User
 from gateway.store.database import Database
-from gateway.store.tables import codes, grants, servers, sessions, tokens, users
+from gateway.store.tables import codes, grants, revocations, servers, sessions, tokens, users
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,25 @@ class SessionStore:
         return None if row is None else Session(session_hash, User(row.name, row.admin), row.expires)
 
     async def end_session(self, session_hash: str) -> None:
-        """Forget a session; its grants and codes go with it."""
+        """Forget a session; its grants and codes go with it.
+
+        What it was granted is kept as revocations, until the open connections have been ended.
+        """
+        granted = select(grants.c.server_id).where(grants.c.session_hash == session_hash).distinct()
+        known = select(revocations.c.server_id)
         async with self._database.writing() as connection:
+            ids = granted.where(grants.c.server_id.not_in(known))
+            await connection.execute(insert(revocations).from_select(["server_id"], ids))
             await connection.execute(delete(sessions).where(sessions.c.hash == session_hash))
+
+    async def revocations(self) -> Sequence[str]:
+        """Return the ids of servers that lost a grant and whose open connections are still to be ended."""
+        return [row.server_id for row in await self._database.rows(select(revocations.c.server_id))]
+
+    async def settle_revocations(self, server_ids: Sequence[str]) -> None:
+        """Forget revocations: the connections have been ended."""
+        async with self._database.writing() as connection:
+            await connection.execute(delete(revocations).where(revocations.c.server_id.in_(server_ids)))
 
     async def save_code(self, code_hash: str, code: Code, expires: datetime) -> None:
         """Remember a one-time code."""
@@ -114,11 +130,6 @@ class SessionStore:
         return [
             GrantRow(row.cookie_hash, row.server_id, row.expires) for row in await self._database.rows(query)
         ]
-
-    async def granted(self, session_hash: str) -> Sequence[str]:
-        """Return the ids of the servers that a session's browser was granted."""
-        query = select(grants.c.server_id).where(grants.c.session_hash == session_hash)
-        return sorted({row.server_id for row in await self._database.rows(query)})
 
     async def add_token(self, user: User, token_hash: str, note: str, expires: datetime) -> None:
         """Remember an API token of ``user``, who is made known, or an administrator, if need be."""

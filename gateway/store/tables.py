@@ -140,6 +140,13 @@ grants = Table(
     Column("expires", Instant, nullable=False),
 )
 
+#: Servers of which a grant was taken back and whose open connections may not have been ended yet.
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("server_id", ForeignKey("servers.id", ondelete="CASCADE"), primary_key=True),
+)
+
 timeline = Table(
     "timeline",
     metadata,

@@ -3,8 +3,8 @@
 A browser without a grant for a server is sent by the proxy to the hub, with the server's own host and path.
 From there it goes: state cookie on the server's origin; login and ownership on the hub's; a one-time code
 back to the server's origin, good only in the browser that has the state cookie; there the grant cookie; and
-on to the page it wanted. Only a person's own navigation is led this way: a script, a form or a WebSocket gets a
-refusal.
+on to the page it wanted. Only a person's own navigation is led this way: a script, a form or a WebSocket gets
+a refusal.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from gateway import options
 from gateway.errors import GatewayError, InvalidChoice, NotFound
 from gateway.lifecycle import Phase
-from gateway.model import Choices, Server
 from gateway.siteconfig import SiteConfig
 from gateway.urls import check_server_name
 from gateway.web.base import Page
@@ -46,7 +45,6 @@ class Home(Page):
             sites=self.services.sites(),
             error=error,
             typed=typed,
-            refresh=any(server and _is_moving(server) for _, server in rows),
         )
 
 
@@ -73,7 +71,7 @@ class Spawn(Home):
             self.redirect(self.origins.hub_url(wait_path(name or "")), status=303)
             return
         site = self._site(self.get_query_argument("cluster", latest.cluster if latest else ""))
-        chosen = _as_typed(latest.choices) if latest and latest.cluster == site.name else {}
+        chosen = options.typed(latest.choices) if latest and latest.cluster == site.name else {}
         self._show_form(name or "", site, chosen)
 
     async def post(self, name: str | None = None) -> None:
@@ -113,7 +111,6 @@ class Spawn(Home):
         self.render_page(
             "spawn.html",
             name=name,
-            label=label(name),
             site=site,
             sites=self.services.sites(),
             fields=fields,
@@ -153,24 +150,3 @@ class Stop(Page):
         except NotFound as error:
             log.info("[%s/%s] stop: %s", self.user.name, name or "", error)
         self.redirect(self.origins.hub_url(), status=303)
-
-
-def _is_moving(server: Server) -> bool:
-    return not is_over(server) and not is_open(server)
-
-
-def _as_typed(choices: Choices) -> dict[str, str]:
-    """Return the last choices as one types them into the form."""
-    hours, minutes = divmod(choices.walltime, 60)
-    gigabytes, megabytes = divmod(choices.memory, 1024)
-    return {
-        "cluster": choices.cluster,
-        "application": choices.application,
-        "partition": choices.partition,
-        "walltime": f"{choices.walltime}m" if minutes else f"{hours}h",
-        "cores": str(choices.cores),
-        "memory": f"{choices.memory}M" if megabytes else f"{gigabytes}G",
-        "gpus": str(choices.gpus),
-        "gpu_type": choices.gpu_type or "",
-        "account": choices.account or "",
-    }

@@ -14,8 +14,8 @@ function narrow() {
     if (field) field.max = most;
   }
   for (const [name, most] of [["walltime", limits.dataset.walltime], ["memory", limits.dataset.memory]]) {
-    const place = document.getElementById(name + "-most");
-    if (place) place.textContent = ` (at most ${most})`;
+    const help = document.getElementById(name + "-help");
+    if (help) help.textContent = help.textContent.replace(/At most .*$/, `At most ${most}.`);
   }
 }
 

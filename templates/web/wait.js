@@ -17,7 +17,7 @@ news.onmessage = (event) => {
     location.replace(server.url);
   } else if (server.failed) {
     news.close();
-    location.reload();
+    setTimeout(() => location.reload(), 500);
   } else {
     show("title", server.title);
     show("message", server.message);

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -312,6 +313,9 @@ class Lab:
             timeout,
             0.1,
         )
+        # slurmd refuses a job with a credential of the second in which it was killed there (22.05).
+        killed = int(time.time())
+        wait_until(lambda: int(time.time()) > killed, "the next second", 5)
         self.login.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], check=True)
 
     def clear_jobs(self, timeout: float = 30.0) -> None:

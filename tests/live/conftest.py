@@ -26,3 +26,10 @@ def lab() -> Iterator[Lab]:
         pytest.skip(f"the lab needs {', '.join(lacks)}")
     with Lab.up() as running:
         yield running
+
+
+@pytest.fixture
+def gateway(lab: Lab) -> Lab:
+    """The lab with the gateway running: started where no test before left it so."""
+    lab.start_gateway()
+    return lab

@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Self
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Relay:

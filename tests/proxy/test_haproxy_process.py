@@ -1,4 +1,4 @@
-"""HAProxy's process and files: started, adopted, reloaded, brought back, and what is said when it cannot be."""
+"""HAProxy's process and files: started, adopted, reloaded, brought back, and what is said if it cannot be."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
 from gateway.errors import ConfigError, DataPlaneError
-from gateway.routes import AddEntry, AddServer, Desired, Map
+from gateway.routes import AddEntry, AddServer, Desired, Map, Step
 from tests.proxy.stage import ALICE, BOB, COOKIE, Stage, cookie, free_port
 
 pytestmark = pytest.mark.proxy
@@ -92,7 +92,7 @@ async def test_a_port_in_use_is_told_in_haproxys_words(stage: Stage, reuse: bool
 
 async def test_a_missing_program_is_told_with_what_to_install(stage: Stage) -> None:
     haproxy = HAProxy(replace(stage.settings, program="no-such-haproxy"))
-    with pytest.raises(DataPlaneError, match="no-such-haproxy.*apt install haproxy"):
+    with pytest.raises(DataPlaneError, match=r"no-such-haproxy.*apt install haproxy"):
         await haproxy.check_program()
 
 
@@ -101,7 +101,7 @@ async def test_an_old_or_other_program_is_refused(stage: Stage, said: str) -> No
     program = stage.directory / "haproxy-other"
     program.write_text(f"#!/bin/sh\necho '{said}'\n")
     program.chmod(0o755)
-    with pytest.raises(DataPlaneError, match="HAProxy 2.6 or later"):
+    with pytest.raises(DataPlaneError, match=r"HAProxy 2\.6 or later"):
         await HAProxy(replace(stage.settings, program=str(program))).check_program()
 
 
@@ -144,7 +144,7 @@ async def test_a_step_that_fails_stops_its_own_server_and_no_other(stage: Stage)
     await stage.haproxy.ensure()
     route, other = stage.route(ALICE, "alice"), stage.route(BOB, "bob")
     await stage.haproxy.apply([AddServer(ALICE, route)])
-    steps = [
+    steps: list[Step] = [
         AddServer(ALICE, route),
         AddEntry(ALICE, Map.ROUTES, route.key, route.server),
         AddServer(BOB, other),

@@ -18,9 +18,11 @@ ORIGIN = ("Origin", f"https://{HOST}")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running() -> AsyncIterator[Stage]:
     stage = Stage()
-    await stage.usual()
-    yield stage
-    await stage.close()
+    try:
+        await stage.usual()
+        yield stage
+    finally:
+        await stage.close()
 
 
 @pytest.fixture

@@ -1,18 +1,14 @@
-"""A login node, really: paramiko against an sshd on loopback, with a relay between that can break and stall."""
+"""A login node, really: paramiko against an sshd on loopback, and a relay that can break and stall."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
+import getpass
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -23,70 +19,32 @@ from gateway.siteconfig import Login
 from gateway.ssh.connection import LoginNode
 from gateway.ssh.runner import AnswerLost
 from gateway.ssh.transport import Limits, quiet_library_log
-from tests.proxy.relay import Relay, free_port
+from tests.proxy.relay import Relay
+from tests.proxy.sshd import Sshd
 
 pytestmark = pytest.mark.proxy
 QUICK = Limits(connect=5.0, grace=1.0)
 
 
-@dataclass
-class Sshd:
-    """A running sshd, and the files to reach it with."""
-
-    root: Path
-    port: int
-
-    def login(self, port: int | None = None, **changes: object) -> Login:
-        return Login.model_validate(
-            {
-                "hosts": ["127.0.0.1"],
-                "port": port or self.port,
-                "user": pwd.getpwuid(os.getuid()).pw_name,
-                "key": self.root / "key",
-                "known_hosts": self.root / "known_hosts",
-                "act_as": "service",
-                **changes,
-            }
-        )
-
-    def know(self, *ports: int) -> None:
-        """Write known_hosts, with a line that paramiko cannot read."""
-        public = " ".join((self.root / "host.pub").read_text().split()[:2])
-        lines = ["@cert-authority * ssh-ed25519 AAAA", *(f"[127.0.0.1]:{p} {public}" for p in ports)]
-        (self.root / "known_hosts").write_text("\n".join(lines) + "\n")
+def login_to(sshd: Sshd, port: int | None = None, **changes: object) -> Login:
+    return Login.model_validate(
+        {
+            "hosts": ["127.0.0.1"],
+            "port": port or sshd.port,
+            "user": getpass.getuser(),
+            "key": sshd.directory / "user_key",
+            "known_hosts": sshd.known_hosts,
+            "act_as": "service",
+            **changes,
+        }
+    )
 
 
-@contextmanager
-def running_sshd(root: Path, *options: str) -> Iterator[Sshd]:
-    program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
-    if program is None:
-        pytest.skip("needs sshd")
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    port = free_port()
-    for name in ("key", "host"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", root / name], check=True)
-    (root / "authorized_keys").write_text((root / "key.pub").read_text())
-    lines = [f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {root}/host", "PidFile none", "UsePAM no"]
-    lines += [f"AuthorizedKeysFile {root}/authorized_keys", "StrictModes no", "PermitRootLogin yes", *options]
-    (root / "sshd_config").write_text("\n".join(lines) + "\n")
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen([program, "-D", "-e", "-f", str(root / "sshd_config")], stderr=log)
-    try:
-        wait_for(lambda: "Server listening" in (root / "log").read_text())
-        sshd = Sshd(root, port)
-        sshd.know(port)
-        yield sshd
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def know(sshd: Sshd, *ports: int) -> None:
+    """Write known_hosts, with a line that paramiko cannot read."""
+    public = " ".join((sshd.directory / "host_key.pub").read_text().split()[:2])
+    lines = ["@cert-authority * ssh-ed25519 AAAA", *(f"[127.0.0.1]:{port} {public}" for port in ports)]
+    sshd.known_hosts.write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,22 +54,22 @@ def _quiet() -> None:
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    with running_sshd(tmp_path_factory.mktemp("sshd")) as running:
+    with Sshd(tmp_path_factory.mktemp("sshd")) as running:
         yield running
 
 
 @pytest.fixture
 async def node(sshd: Sshd) -> AsyncIterator[LoginNode]:
-    sshd.know(sshd.port)
-    async with LoginNode(sshd.login(), QUICK) as opened:
+    know(sshd, sshd.port)
+    async with LoginNode(login_to(sshd), QUICK) as opened:
         yield opened
 
 
 @asynccontextmanager
 async def relayed(sshd: Sshd, limits: Limits = QUICK) -> AsyncIterator[tuple[LoginNode, Relay]]:
     async with Relay(sshd.port) as relay:
-        sshd.know(sshd.port, relay.port)
-        async with LoginNode(sshd.login(relay.port), limits) as node:
+        know(sshd, sshd.port, relay.port)
+        async with LoginNode(login_to(sshd, relay.port), limits) as node:
             yield node, relay
 
 
@@ -144,8 +102,11 @@ async def test_one_connection_serves_many_runs_and_no_more_sessions_than_allowed
 
 
 async def test_a_host_that_allows_fewer_sessions_serves_all_the_same(tmp_path: Path) -> None:
-    with running_sshd(tmp_path, "MaxSessions 2") as narrow:
-        async with LoginNode(narrow.login(), QUICK) as node:
+    narrow = Sshd(tmp_path)
+    with (tmp_path / "sshd_config").open("a") as config:
+        config.write("MaxSessions 2\n")
+    with narrow:
+        async with LoginNode(login_to(narrow), QUICK) as node:
             done = await asyncio.gather(*(node.run(sh("sleep 0.1; echo ok"), timeout=20) for _ in range(10)))
     assert [d.stdout for d in done] == ["ok\n"] * 10
 
@@ -192,21 +153,21 @@ async def test_a_cancelled_run_frees_its_session_at_once(node: LoginNode) -> Non
 
 
 async def test_an_unknown_host_key_stops_with_the_line_to_add(sshd: Sshd) -> None:
-    sshd.know()
-    async with LoginNode(sshd.login(), QUICK) as node:
+    know(sshd)
+    async with LoginNode(login_to(sshd), QUICK) as node:
         with pytest.raises(HostKeyRefused) as caught:
             await node.run(sh("true"), timeout=5)
     line = str(caught.value).rpartition("add this line there: ")[2]
     assert line.startswith(f"[127.0.0.1]:{sshd.port} ssh-ed25519 ")
-    (sshd.root / "known_hosts").write_text(line + "\n")
-    async with LoginNode(sshd.login(), QUICK) as node:
+    sshd.known_hosts.write_text(line + "\n")
+    async with LoginNode(login_to(sshd), QUICK) as node:
         assert (await node.run(sh("true"), timeout=5)).status == 0
 
 
 async def test_a_changed_host_key_stops_it(sshd: Sshd) -> None:
-    other = " ".join((sshd.root / "key.pub").read_text().split()[:2])
-    (sshd.root / "known_hosts").write_text(f"[127.0.0.1]:{sshd.port} {other}\n")
-    async with LoginNode(sshd.login(), QUICK) as node:
+    other = " ".join((sshd.directory / "user_key.pub").read_text().split()[:2])
+    sshd.known_hosts.write_text(f"[127.0.0.1]:{sshd.port} {other}\n")
+    async with LoginNode(login_to(sshd), QUICK) as node:
         with pytest.raises(HostKeyRefused, match="CHANGED"):
             await node.run(sh("true"), timeout=5)
 
@@ -224,8 +185,8 @@ async def test_a_changed_host_key_stops_it(sshd: Sshd) -> None:
 async def test_who_does_not_get_in_is_told_why(
     sshd: Sshd, changes: dict[str, object], error: type[GatewayError]
 ) -> None:
-    sshd.know(sshd.port)
-    login = Login.model_validate(sshd.login().model_dump() | changes)
+    know(sshd, sshd.port)
+    login = Login.model_validate(login_to(sshd).model_dump() | changes)
     async with LoginNode(login, QUICK) as node:
         with pytest.raises(error) as caught:
             await node.run(sh("true"), timeout=5)
@@ -234,8 +195,8 @@ async def test_who_does_not_get_in_is_told_why(
 
 
 async def test_hosts_are_tried_in_turn(sshd: Sshd) -> None:
-    sshd.know(sshd.port)
-    login = sshd.login(hosts=["no-such-host.invalid", "127.0.0.1"])
+    know(sshd, sshd.port)
+    login = login_to(sshd, hosts=["no-such-host.invalid", "127.0.0.1"])
     async with LoginNode(login, QUICK) as node:
         assert (await node.run(sh("true"), timeout=5)).status == 0
 
@@ -258,8 +219,8 @@ async def test_when_nobody_answers_all_waiting_runs_share_the_failure(sshd: Sshd
 
 
 async def test_closing_ends_what_runs_and_twice_is_once(sshd: Sshd) -> None:
-    sshd.know(sshd.port)
-    node = LoginNode(sshd.login(), QUICK)
+    know(sshd, sshd.port)
+    node = LoginNode(login_to(sshd), QUICK)
     runs = [asyncio.create_task(node.run(sh("sleep 20"), timeout=30)) for _ in range(12)]
     await asyncio.sleep(0.5)
     began = time.monotonic()
@@ -277,5 +238,6 @@ async def test_the_socket_sends_at_once_and_notices_a_dead_peer(node: LoginNode)
     await node.run(sh("true"), timeout=5)
     assert node._link is not None
     kept = node._link.transport.sock
+    assert isinstance(kept, socket.socket)
     assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000

@@ -8,6 +8,7 @@ import pytest
 from gateway.decide import START_PATIENCE, Act, Decision, Sighting, decide, how_it_ended
 from gateway.lifecycle import WITH_JOB, Event, Phase
 from gateway.model import Choices, EndReason, JobId, JobState, JobStatus, Server
+from gateway.script import Exit, ExitWord
 
 NOW = datetime.now(UTC)
 RUN = "0123456789abcdef"
@@ -140,23 +141,30 @@ def test_while_stopping_only_the_end_matters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "status", "reason"),
+    ("state", "left", "reason"),
     [
-        (JobState.COMPLETED, 0, EndReason.FINISHED),
+        (JobState.COMPLETED, (0, ExitWord.FINISHED), EndReason.FINISHED),
+        (JobState.COMPLETED, (0, ExitWord.WALLTIME), EndReason.WALLTIME),
+        (JobState.COMPLETED, None, EndReason.FINISHED),
         (JobState.WALLTIME, None, EndReason.WALLTIME),
-        (JobState.CANCELLED, None, EndReason.CANCELLED),
-        (JobState.PREEMPTED, None, EndReason.PREEMPTED),
-        (JobState.FAILED, 3, EndReason.FAILED),
-        (None, 3, EndReason.FAILED),
-        (None, 0, EndReason.FINISHED),
+        (JobState.WALLTIME, (143, ExitWord.TERMINATED), EndReason.WALLTIME),
+        (JobState.CANCELLED, (143, ExitWord.TERMINATED), EndReason.CANCELLED),
+        (JobState.PREEMPTED, (143, ExitWord.TERMINATED), EndReason.PREEMPTED),
+        (JobState.FAILED, (3, ExitWord.FAILED), EndReason.FAILED),
+        (JobState.FAILED, (1, ExitWord.NO_PORT), EndReason.FAILED),
+        (JobState.FAILED, None, EndReason.FAILED),
+        (None, (3, ExitWord.FAILED), EndReason.FAILED),
+        (None, (0, ExitWord.WALLTIME), EndReason.WALLTIME),
+        (None, (143, ExitWord.TERMINATED), EndReason.LOST),
         (None, None, EndReason.LOST),
     ],
 )
-def test_how_it_ended(state: JobState | None, status: int | None, reason: EndReason) -> None:
-    found, text = how_it_ended(SERVER, state, status, "Traceback: no such module")
+def test_how_it_ended(state: JobState | None, left: tuple[int, ExitWord] | None, reason: EndReason) -> None:
+    said = Exit(*left, restarts=0) if left else None
+    found, text = how_it_ended(SERVER, state, said, "Traceback: no such module")
     assert found is reason
     assert ("Traceback" in text) == (reason is EndReason.FAILED)
-    assert ("3" in text) == (status == 3)
+    assert ("3" in text) == (left == (3, ExitWord.FAILED))
 
 
 def test_a_stop_that_was_asked_for_is_its_own_reason() -> None:

@@ -124,7 +124,8 @@ async def test_without_live_servers_nothing_is_run() -> None:
     queue = FakeQueue()
     async with running(Poller(queue, QUICK), ()) as news:
         await asyncio.sleep(0.15)
-    assert queue.asked == news == []
+    assert not queue.asked
+    assert not news
 
 
 async def test_a_failure_is_handed_on_as_such_and_does_not_end_the_polling() -> None:

@@ -21,6 +21,7 @@ from gateway.launcher import launcher_text
 from gateway.model import Completed, JobId, JobState, Listing
 from gateway.queue import Ending, Queue
 from gateway.schedulers.slurm import Slurm
+from gateway.script import Exit, ExitWord
 from gateway.siteconfig import SiteConfig
 from gateway.ssh.runner import AnswerLost, Replay
 
@@ -198,13 +199,13 @@ async def test_a_cancel_without_an_answer_is_no_success() -> None:
         await subject.cancel("alice", ID, JobId("4711"))
 
 
-READ = "gw1 exit\n 3 failed\ngw1 log\n last\x1b[31m words\n \ngw1 end\n"
+READ = "gw1 exit\n 3 failed 0\ngw1 log\n last\x1b[31m words\n \ngw1 end\n"
 
 
 async def test_an_ending_holds_the_accountings_word_and_the_jobs_own() -> None:
     subject, _ = queue(Completed(0, READ), Completed(0, "4711|TIMEOUT\n\ngw1 exited 0\n"))
     ending = await subject.ending("alice", ID, JobId("4711"))
-    assert ending == Ending(JobState.WALLTIME, 3, "last[31m words\n")
+    assert ending == Ending(JobState.WALLTIME, Exit(3, ExitWord.FAILED, 0), "last[31m words\n")
 
 
 @pytest.mark.parametrize(

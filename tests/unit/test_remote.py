@@ -38,6 +38,11 @@ def test_status_and_both_streams_come_back_exactly(shell: str) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+def test_a_command_without_input_does_not_read_the_program(shell: str) -> None:
+    assert read(*run(shell, Command(("cat",)))) == Completed(0, "", "")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_input_of_any_bytes_but_nul_arrives_whole(shell: str) -> None:
     data = b"$HOME `id` \\ '\"\nEOF\n" + bytes(range(1, 256)) * 1000 + b"\n"
     stdout, _ = run(shell, Command(("od", "-An", "-v", "-tx1")), data)

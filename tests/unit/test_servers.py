@@ -23,6 +23,7 @@ from gateway.errors import (
     SubmitRefused,
 )
 from gateway.lifecycle import Event, Phase
+from gateway.metrics import Metrics
 from gateway.model import Choices, EndReason, JobId, JobState, JobStatus, Listing, Server, User, job_name
 from gateway.pki import Authority
 from gateway.poller import Poller, Tempo
@@ -51,6 +52,7 @@ class World:
     submit_faults: list[GatewayError] = field(default_factory=list)
     lost_answers: int = 0
     listing_fault: GatewayError | None = None
+    hides_jobs: bool = False
     answering: bool = True
     forwards_made: dict[tuple[str, int], Path] = field(default_factory=dict)
     synced: int = 0
@@ -75,7 +77,12 @@ class World:
     async def listing(self, names: Collection[str]) -> Listing:
         if self.listing_fault:
             raise self.listing_fault
+        if self.hides_jobs:
+            return Listing(())
         return Listing(tuple(job for job in self.jobs.values() if job.name in names))
+
+    async def own_listing(self, user: str, server_id: str, name: str) -> Listing:
+        return Listing(tuple(job for job in self.jobs.values() if job.name == name and job.user == user))
 
     async def cancel(self, user: str, server_id: str, job_id: JobId) -> None:
         self.cancels.append(job_id)
@@ -150,14 +157,21 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-def conductor(world: World, store: ServerStore, authority: Authority) -> Any:
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def conductor(world: World, store: ServerStore, authority: Authority, metrics: Metrics) -> Any:
     """Return a function that makes a hub's conductor; several in turn are a hub's restarts."""
 
     def make() -> Servers:
         site = parse_site_config(GOOD, "site.yaml")
         tempo = Tempo(busy=0.01, idle=0.02, slowest=0.02)
-        cluster = Cluster(site, get("slurm"), cast(Queue, world), Poller(world, tempo), cast(Masters, world))
-        return Servers(INSTANCE, store, cast(Routing, world), authority, {"cascade": cluster})
+        cluster = Cluster(
+            site, get("slurm"), cast("Queue", world), Poller(world, tempo), cast("Masters", world)
+        )
+        return Servers(INSTANCE, store, cast("Routing", world), authority, {"cascade": cluster}, metrics)
 
     return make
 
@@ -191,6 +205,16 @@ async def test_from_a_start_to_ready_to_stopped(conductor: Any, world: World, st
         assert world.removed == [server.id]
         with pytest.raises(NotFound):
             await servers.stop("alice", "")
+
+
+async def test_monitoring_sees_the_steps_and_how_long_a_start_took(
+    conductor: Any, world: World, store: ServerStore, metrics: Metrics
+) -> None:
+    async with conductor() as servers:
+        await ready(servers, store, world)
+    text = metrics.exposition().decode()
+    assert 'gateway_server_events_total{cluster="cascade",event="answered"} 1.0' in text
+    assert 'gateway_start_seconds_count{cluster="cascade",partition="short"} 1.0' in text
 
 
 async def test_no_secret_of_the_server_is_in_its_script(
@@ -306,6 +330,19 @@ async def test_a_job_that_vanished_ends_after_two_good_listings(
     assert ended.reason is EndReason.LOST
 
 
+async def test_a_job_that_only_its_owner_may_see_is_not_taken_for_gone(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    world.hides_jobs = True
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        await asyncio.sleep(0.3)
+        assert (await store.get(server.id)).phase is Phase.READY
+        await servers.stop("alice", "")
+        await until(store, server.id, Phase.ENDED)
+    assert world.cancels == ["101"]
+
+
 async def test_a_failed_job_shows_the_end_of_its_log(
     conductor: Any, world: World, store: ServerStore
 ) -> None:
@@ -385,18 +422,17 @@ async def test_watchers_see_every_server_through_to_its_end(
 ) -> None:
     async with conductor() as servers:
         server = await servers.start(ALICE, "", CHOICES)
-        seen: list[Phase] = []
 
-        async def watch() -> None:
-            async for now in servers.changes(server.id):
-                seen.append(now.phase)
+        async def watch() -> list[Phase]:
+            return [now.phase async for now in servers.changes(server.id)]
 
         watcher = asyncio.create_task(watch())
         await until(store, server.id, Phase.QUEUED)
         world.run_job(server)
         await until(store, server.id, Phase.READY)
         await servers.stop("alice", "")
-        await asyncio.wait_for(watcher, 5)
+        async with asyncio.timeout(5):
+            seen = await watcher
     assert seen[-1] is Phase.ENDED
     assert [phase for phase in seen if phase in (Phase.READY, Phase.ENDED)][-2:] == [Phase.READY, Phase.ENDED]
 
@@ -406,7 +442,7 @@ EVENTS = [Event.SUBMIT, Event.ACCEPTED, Event.STARTED, Event.ANSWERED, Event.STO
 
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_hub_that_dies_around_any_transition_leaves_one_job_and_no_orphan(  # noqa: C901
+async def test_a_hub_that_dies_around_any_transition_leaves_one_job_and_no_orphan(
     conductor: Any,
     world: World,
     store: ServerStore,

@@ -143,7 +143,7 @@ async def test_an_expired_session_is_none(sessions: SessionStore) -> None:
 
 async def test_a_code_is_taken_once(sessions: SessionStore) -> None:
     await sessions.login(User("alice"), "s1", NOW + timedelta(hours=1))
-    await sessions.save_code("c1", Code("s1", "/user/alice/", "state", "host"), NOW + timedelta(seconds=30))
+    await sessions.save_code("c1", Code("s1", "/user/alice/", "state", "host"), NOW + timedelta(hours=1))
     codes = await asyncio.gather(*(sessions.take_code("c1") for _ in range(5)))
     assert sum(code is not None for code in codes) == 1
     await sessions.save_code("c2", Code("s1", "/user/alice/", "state", "host"), NOW - timedelta(seconds=1))
@@ -160,8 +160,11 @@ async def test_grants_end_with_their_session_and_their_server(
         await sessions.add_grant(f"cookie-{name}", name, SERVER.id, later)
     await sessions.add_grant("cookie-s1", "s1", SERVER.id, later)
     assert sorted(grant.cookie_hash for grant in await sessions.grants()) == ["cookie-s1", "cookie-s2"]
-    assert await sessions.granted("s1") == [SERVER.id]
     await sessions.end_session("s1")
+    assert await sessions.revocations() == [SERVER.id]
+    await sessions.end_session("s1")
+    await sessions.settle_revocations([SERVER.id])
+    assert await sessions.revocations() == []
     assert [grant.cookie_hash for grant in await sessions.grants()] == ["cookie-s2"]
     await servers.move(SERVER.id, Event.STOP)
     assert await sessions.grants() == []

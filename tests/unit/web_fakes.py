@@ -140,7 +140,7 @@ class FakeServers:
         if present and present.phase is not Phase.ENDED:
             raise AlreadyRunning
         self.started.append((user, name, choices))
-        new_id = f"{chr(98 + len(self.started))}" * 10
+        new_id = "abcdefghijklmnopqrstuvwxyz"[-len(self.started)] * 10
         return self.put(server(user.name, name, Phase.INTENT, id=new_id, choices=choices, job_id=None))
 
     async def stop(self, user_name: str, name: str) -> Server:

@@ -77,6 +77,14 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_sessions_user"), ["user"], unique=False)
 
     op.create_table(
+        "revocations",
+        sa.Column("server_id", sa.String(length=16), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["server_id"], ["servers.id"], name=op.f("fk_revocations_server_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("server_id", name=op.f("pk_revocations")),
+    )
+    op.create_table(
         "timeline",
         sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("server_id", sa.String(length=16), nullable=False),
@@ -149,6 +157,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_codes_expires"))
 
     op.drop_table("codes")
+    op.drop_table("revocations")
     with op.batch_alter_table("tokens", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_tokens_expires"))
 
