@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
@@ -44,6 +45,9 @@ from gateway.web.services import Services
 
 log = logging.getLogger(__name__)
 
+#: Seconds that a hub may still hold its directories after it was told to end.
+HUB_ENDS_WITHIN = 5.0
+
 
 def private_directory(path: Path) -> Path:
     """Make a directory that nobody else may look into, and return it.
@@ -54,7 +58,9 @@ def private_directory(path: Path) -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.stat().st_uid != os.getuid():
-            raise ConfigError(f"{path} belongs to another user: chown it to the one that runs the gateway")
+            raise ConfigError(
+                f"{path} belongs to another user: run this as its owner, or chown it to whom the gateway runs as"
+            )
         path.chmod(0o700)
     except OSError as error:
         raise ConfigError(f"{path} cannot be used: {error.strerror}") from None
@@ -97,11 +103,15 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
     """
     quiet_library_log()
     _check_required(settings)
+    authenticator = _authenticator(settings)
     sites = load_sites(Path(settings.gateway.site_dir))
     origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
     run_dir = private_directory(settings.run_dir)
     stopped = _stop_signals()
     async with AsyncExitStack() as stack:
+        stack.callback(authenticator.close)
+        for directory in (run_dir, private_directory(settings.state_dir)):
+            await _keep_to_one_hub(stack, directory)
         database, sessions, records = await stack.enter_async_context(stores(settings))
         authority = await asyncio.to_thread(Authority.open, settings.state_dir / "ca")
         clusters = {name: await _cluster(stack, site, run_dir) for name, site in sites.items()}
@@ -114,8 +124,6 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
         routing = Routing(records, sessions, haproxy, masters, origins, contexts)
         metrics = Metrics()
         servers = Servers(await database.instance(), records, routing, authority, clusters, metrics)
-        authenticator = _authenticator(settings)
-        stack.callback(authenticator.close)
         services = Services(
             authenticator=authenticator,
             origins=origins,
@@ -138,7 +146,28 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
 
 def _check_required(settings: Settings) -> None:
     settings.require(settings.gateway, "public_url", "tls_certificate")
+    settings.require_file(settings.gateway, "tls_certificate")
     settings.require(settings.ldap, "servers", "ca_file", "reader_dn", "reader_password_file", "user_base")
+
+
+async def _keep_to_one_hub(stack: AsyncExitStack, directory: Path) -> None:
+    """Lock a directory until this hub ends, however it ends: two would do everything twice.
+
+    Raises:
+        ConfigError: Another hub has the directory, and is not just ending.
+    """
+    descriptor = os.open(directory / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, descriptor)
+    end = asyncio.get_running_loop().time() + HUB_ENDS_WITHIN
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if asyncio.get_running_loop().time() > end:
+                raise ConfigError(f"another gateway is running with {directory}: stop it first") from None
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 def _stop_signals() -> asyncio.Event:
@@ -204,22 +233,22 @@ def _node_contexts(
 
 def _authenticator(settings: Settings) -> LdapAuthenticator:
     ldap = settings.ldap
-    return LdapAuthenticator(
-        LdapSettings(
-            servers=tuple(ldap.servers),
-            ca_file=Path(ldap.ca_file),
-            reader_dn=ldap.reader_dn,
-            reader_password_file=Path(ldap.reader_password_file),
-            base=ldap.user_base,
-            name_attribute=ldap.name_attribute,
-            min_uid=ldap.min_uid,
-            denied=DENIED_NAMES | frozenset(ldap.denied),
-            required_group=ldap.allowed_group,
-            admin_group=ldap.admin_group,
-            connect_timeout=ldap.timeout,
-            receive_timeout=ldap.timeout,
-        )
+    wanted = LdapSettings(
+        servers=tuple(ldap.servers),
+        ca_file=Path(ldap.ca_file),
+        reader_dn=ldap.reader_dn,
+        reader_password_file=Path(ldap.reader_password_file),
+        base=ldap.user_base,
+        name_attribute=ldap.name_attribute,
+        min_uid=ldap.min_uid,
+        denied=DENIED_NAMES | frozenset(ldap.denied),
+        required_group=ldap.allowed_group,
+        admin_group=ldap.admin_group,
+        connect_timeout=ldap.timeout,
+        receive_timeout=ldap.timeout,
     )
+    wanted.check_files()  # now, rather than when the first person logs in
+    return LdapAuthenticator(wanted)
 
 
 def _listen(services: Services, path: Path) -> HTTPServer:

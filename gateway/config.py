@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
 from traitlets import Enum, Int, List, TraitError, Unicode
 from traitlets.config import Config, Configurable
-from traitlets.config.loader import PyFileConfigLoader
+from traitlets.config.loader import ConfigFileNotFound, PyFileConfigLoader
 
 from gateway.errors import ConfigError
+
+#: How traitlets names a setting in an error.
+_TRAIT = re.compile(r"(?:The value of )?[Tt]he '(\w+)' trait of an? (\w+) instance")
 
 
 class Gateway(Configurable):
@@ -81,7 +85,7 @@ class Settings:
             self.gateway = Gateway(config=config)
             self.ldap = Ldap(config=config)
         except TraitError as error:
-            raise ConfigError(f"{source}: {error}") from None
+            raise ConfigError(f"{source}: {_TRAIT.sub(r'c.\2.\1', str(error))}") from None
 
     def require(self, section: Configurable, *names: str) -> None:
         """Check that settings without a default have been given a value.
@@ -94,6 +98,20 @@ class Settings:
                 where = f"c.{type(section).__name__}.{name}"
                 meaning = section.traits()[name].help
                 raise ConfigError(f"{self.source}: set {where}: {meaning}")
+
+    def require_file(self, section: Configurable, name: str) -> None:
+        """Check that a setting names a file that can be read.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        path = Path(getattr(section, name))
+        try:
+            with path.open("rb"):
+                return
+        except OSError as error:
+            where = f"{self.source}: c.{type(section).__name__}.{name}"
+            raise ConfigError(f"{where}: {path}: {error.strerror}") from None
 
     @property
     def state_dir(self) -> Path:
@@ -120,17 +138,20 @@ def load_settings(path: Path) -> Settings:
     loader = PyFileConfigLoader(path.name, path=str(path.parent))
     try:
         config = loader.load_config()
-    except FileNotFoundError:
+    except ConfigFileNotFound:
         raise ConfigError(f"{path}: there is no such file; name one with -f") from None
     except SyntaxError as error:
-        raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
-    except Exception as error:
-        raise ConfigError(f"{path}:{_line(error, path)}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{path}:{error.lineno or 1}: {error.msg}") from None
+    except (Exception, SystemExit) as error:
+        if line := _line(error, path):
+            raise ConfigError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+        words = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot be read: {words}") from error
     return Settings(config, str(path))
 
 
 def _line(error: BaseException, path: Path) -> int:
-    """Return the line of the configuration file in which an exception arose."""
+    """Return the line of the configuration file in which an exception arose, 0 if it was not in there."""
     line, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename.endswith(path.name):

@@ -15,7 +15,7 @@ from typing import Self
 
 from gateway.dataplane.haproxy import HAProxy
 from gateway.dataplane.masters import Masters
-from gateway.errors import GatewayError
+from gateway.errors import DataPlaneError, GatewayError
 from gateway.lifecycle import ROUTED, Phase
 from gateway.model import Server
 from gateway.origins import Origins
@@ -55,6 +55,7 @@ class Routing:
         self._masters = masters
         self._origins = origins
         self._node_tls = node_tls
+        self._failures: Mapping[str, str] = {}
         self._running = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
         self._loops: list[asyncio.Task[None]] = []
@@ -100,9 +101,14 @@ class Routing:
             session_hash: The session that the grant ends with.
             server: Which.
             expires: When the grant ends at the latest.
+
+        Raises:
+            DataPlaneError: HAProxy does not know; it is told again on the interval.
         """
         await self._sessions.add_grant(cookie_hash, session_hash, server.id, expires)
         await self.sync()
+        if why := self._failures.get(server.id):
+            raise DataPlaneError(f"{server} {why}")
 
     async def revoke(self, session_hash: str) -> None:
         """End a session: its grants, and the open connections of the servers it was granted.
@@ -119,9 +125,12 @@ class Routing:
         desired = await self._desired(live, ways)
         actual = await self._haproxy.actual()
         await self._haproxy.write_snapshot(desired)  # before the act: a crash in between comes back right
+        self._failures = {}
         if steps := plan(desired, actual):
             log.info("routes: %d steps", len(steps))
-            await self._haproxy.apply(steps)
+            self._failures = await self._haproxy.apply(steps)
+            for server_id, why in self._failures.items():
+                log.error("routes of %s: %s", server_id, why)
         await self._end_revoked(live)
         await self._cancel_stale(live)
         for server in live:

@@ -67,6 +67,18 @@ class LdapSettings:
     receive_timeout: int = 6
     workers: int = 4
 
+    def check_files(self) -> None:
+        """Check that the files can be used.
+
+        Raises:
+            ConfigError: One cannot.
+        """
+        try:
+            ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise ConfigError(f"{self.ca_file}: the directory's CA cannot be read: {error.strerror}") from error
+        self.reader_password()
+
     def reader_password(self) -> str:
         """Return the reader's password.
 
@@ -78,7 +90,8 @@ class LdapSettings:
             mode = path.stat().st_mode & 0o777
             password = path.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: the directory reader's password cannot be read: {error}") from error
+            words = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ConfigError(f"{path}: the directory reader's password cannot be read: {words}") from error
         if mode & 0o077:
             raise ConfigError(
                 f"{path}: has mode {mode:04o}; the reader's password is for its owner: chmod 600"

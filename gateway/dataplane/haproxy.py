@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from gateway.dataplane import process, runtime
@@ -106,13 +106,16 @@ class HAProxy:
             )
         return actual
 
-    async def apply(self, steps: Sequence[Step]) -> None:
+    async def apply(self, steps: Sequence[Step]) -> Mapping[str, str]:
         """Carry out steps in their order. Where one fails the later ones of the same server are left out.
 
         A server that still has connections stays in maintenance without a route; the next plan removes it.
 
+        Returns:
+            For each server of which a step failed, by its id, why; all other steps were carried out.
+
         Raises:
-            DataPlaneError: A step failed (all others that could be carried out were), or nobody answers.
+            DataPlaneError: Nobody answers.
         """
         failures: dict[str, str] = {}
         async with self._busy, runtime.open_worker(self._admin, _TIMEOUT) as line:
@@ -122,9 +125,8 @@ class HAProxy:
                 try:
                     await self._carry_out(line, step)
                 except DataPlaneError as error:
-                    failures[step.server_id] = f"{step.server_id}: {error}"
-        if failures:
-            raise DataPlaneError("; ".join(failures.values()))
+                    failures[step.server_id] = str(error)
+        return failures
 
     async def shutdown_sessions(self, server_names: Iterable[str]) -> None:
         """End all that is open to these servers (``ID.G``) in every worker, old ones after a reload too.

@@ -286,7 +286,7 @@ class Life:
         )
 
     async def _own_sight(self, server: Server) -> JobStatus | None:
-        """Return a job that is not listed as its owner sees it: sites may hide it from the service account."""
+        """Return an unlisted job as its owner sees it: a site may hide it from the service account."""
         try:
             listing = await self._cluster.queue.own_listing(server.user, server.id, self._name)
         except GatewayError as error:

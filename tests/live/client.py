@@ -191,10 +191,13 @@ class Person:
 
     def state(self, server: str = "") -> dict[str, Any]:
         """Return id, phase, job_id, host … of a server, as the API tells; phase "ended" if there is none."""
+        return self.servers().get(server, {"phase": "ended"})
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """Return the states of all servers that have not ended, by name."""
         answer = self.request("GET", f"{self.hub}/hub/api/users/{self.name}")
         assert answer.status == 200, f"{answer.status} {answer.text}"
-        found = answer.json["servers"].get(server)
-        return dict(found["state"]) if found else {"phase": "ended"}
+        return {name: dict(server["state"]) for name, server in answer.json["servers"].items()}
 
     def wait_for(self, phase: str, server: str = "", timeout: float = 60.0) -> dict[str, Any]:
         """Wait until a server is in a phase; fail at once if it ends instead."""

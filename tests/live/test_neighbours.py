@@ -29,19 +29,19 @@ class Stage:
     alice: Person
     bob: Person
 
-    def comment(self, person: Person) -> str:
+    def comment(self, person: Person, server: str = "") -> str:
         """Return the comment of a person's job, which everybody sees."""
-        words = ["squeue", "-h", "-j", person.state()["job_id"], "-o", "%k"]
+        words = ["squeue", "-h", "-j", person.state(server)["job_id"], "-o", "%k"]
         return self.lab.run("login", words, user="dave").stdout
 
-    def port(self, person: Person) -> int:
+    def port(self, person: Person, server: str = "") -> int:
         """Return where a person's application listens."""
-        found = re.search(r"gw1:[0-9a-f]{16}:\d+:\w+:(\d+)", self.comment(person))
+        found = re.search(r"gw1:[0-9a-f]{16}:\d+:\w+:(\d+)", self.comment(person, server))
         assert found
         return int(found[1])
 
-    def state_dir(self, person: Person) -> Path:
-        return self.lab.state / "home" / person.name / ".gateway" / str(person.state()["id"])
+    def state_dir(self, person: Person, server: str = "") -> Path:
+        return self.lab.state / "home" / person.name / ".gateway" / str(person.state(server)["id"])
 
     def pem(self, person: Person) -> str:
         """Return the key and the certificate of a person's own server."""
@@ -64,31 +64,29 @@ def stage(lab: Lab) -> Iterator[Stage]:
 def alice(stage: Stage) -> Iterator[Person]:
     """Alice, without a server at the beginning and at the end."""
     yield stage.alice
-    if stage.alice.state()["phase"] != "ended":
-        stage.alice.stop()
+    for server in stage.alice.servers():
+        stage.alice.stop(server)
 
 
 def self_signed(directory: Path) -> str:
     """Return a new key and a self-signed certificate."""
     key, certificate = directory / "self.key", directory / "self.pem"
-    words = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=cn1".split()
-    )
-    argv = [*words, "-keyout", str(key), "-out", str(certificate)]
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    argv = [*words, "-days", "2", "-subj", "/CN=cn1", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(argv, check=True, capture_output=True, timeout=30)
     return key.read_text() + certificate.read_text()
 
 
-def leave_a_note(person: Person) -> str:
+def leave_a_note(person: Person, server: str = "") -> str:
     """Write a file that only this person's server can tell; return its content."""
     secret = f"secret-{secrets.token_hex(8)}"
     note = {"type": "file", "format": "text", "content": secret}
-    assert person.call("PUT", "api/contents/note.txt", note).status in (200, 201)
+    assert person.call("PUT", "api/contents/note.txt", note, server).status in (200, 201)
     return secret
 
 
-def works(person: Person, secret: str) -> bool:
-    return secret in person.call("GET", "api/contents/note.txt").text
+def works(person: Person, secret: str, server: str = "") -> bool:
+    return secret in person.call("GET", "api/contents/note.txt", server=server).text
 
 
 def check_answers_503(person: Person) -> None:
@@ -106,28 +104,26 @@ def check_answers_503(person: Person) -> None:
 def test_she_goes_elsewhere_where_he_takes_her_port_first_or_beside(
     stage: Stage, alice: Person, tmp_path: Path
 ) -> None:
-    def watch(node: str, nth: int) -> Recorder:
-        six = nth == 2
-        log = tmp_path / f"{node}.{nth}"
-        return Recorder(stage.lab, node, log, victim="/user/alice/", nth=nth, six=six)
+    server = f"race-{secrets.token_hex(4)}"
 
-    with ExitStack() as neighbours:
-        watchers = {
-            (node, nth): neighbours.enter_context(watch(node, nth))
-            for node in ("cn1", "cn2")
-            for nth in (1, 2)
-        }
-        node = alice.start()["host"]
-        alice.enter()
-        secret = leave_a_note(alice)
-        port = stage.port(alice)
+    def watch(node: str, nth: int) -> Recorder:
+        log = tmp_path / f"{node}.{nth}"
+        return Recorder(stage.lab, node, log, victim=f"/user/alice/{server}/", nth=nth, six=nth == 2)
+
+    with ExitStack() as running:
+        places = [(node, nth) for node in ("cn1", "cn2") for nth in (1, 2)]
+        watchers = {place: running.enter_context(watch(*place)) for place in places}
+        node = alice.start(server)["host"]
+        alice.enter(server)
+        secret = leave_a_note(alice, server)
+        port = stage.port(alice, server)
         taken = [watchers[node, nth].wait() for nth in (1, 2)]
         assert len({port, *taken}) == 3
-        log = (stage.state_dir(alice) / "log").read_text()
+        log = (stage.state_dir(alice, server) / "log").read_text()
         assert all(f"somebody else has port {each}" in log for each in taken), log
         with Recorder(stage.lab, node, tmp_path / "beside", port=port, six=True) as beside:
             beside.wait()
-            assert all(works(alice, secret) for _ in range(5))
+            assert all(works(alice, secret, server) for _ in range(5))
             assert not beside.was_tried()
         assert all(watcher.got_nothing() for watcher in watchers.values())
 

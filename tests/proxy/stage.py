@@ -198,7 +198,7 @@ class Stage:
     async def reach(self, *routes: Route, grants: Sequence[Grant] = ()) -> Desired:
         """Do what the routing does: compare, make the difference, write the snapshot."""
         desired = Desired(routes, tuple(grants))
-        await self.haproxy.apply(plan(desired, await self.haproxy.actual()))
+        assert not await self.haproxy.apply(plan(desired, await self.haproxy.actual()))
         await self.haproxy.write_snapshot(desired)
         return desired
 
