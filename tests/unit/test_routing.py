@@ -1,0 +1,192 @@
+"""The reconciling of routes with the database: whatever was left half-done is made whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from gateway.dataplane.haproxy import HAProxy
+from gateway.dataplane.masters import Masters
+from gateway.errors import DataPlaneError
+from gateway.lifecycle import Event, Phase
+from gateway.model import Secrets, Server, User
+from gateway.origins import Origins
+from gateway.routes import Actual, Desired, Step
+from gateway.routing import Routing
+from gateway.store import ServerStore, SessionStore
+from tests.unit.test_routes import Simulated
+from tests.unit.test_store import SERVER, database, servers, sessions
+
+__all__ = ["database", "servers", "sessions"]  # fixtures
+
+COOKIE = "ab" * 32
+LATER = datetime.now(UTC) + timedelta(hours=1)
+READY = replace(SERVER, phase=Phase.READY, host="cn1", port=20001, generation=1)
+
+
+@dataclass
+class Proxy:
+    """HAProxy, simulated, that notes in which order it was used."""
+
+    simulated: Simulated = field(default_factory=lambda: Simulated.of(Actual({}, {}, {}, {})))
+    used: list[str] = field(default_factory=list)
+    shut: list[str] = field(default_factory=list)
+    failing: dict[str, str] = field(default_factory=dict)
+    slow: float = 0.0
+
+    async def actual(self) -> Actual:
+        self.used.append("actual")
+        await asyncio.sleep(self.slow)
+        return self.simulated.actual()
+
+    async def write_snapshot(self, desired: Desired) -> None:
+        self.used.append("snapshot")
+
+    async def apply(self, steps: Sequence[Step]) -> Mapping[str, str]:
+        self.used.append("apply")
+        for step in steps:
+            self.simulated.take(step)
+        return self.failing
+
+    async def shutdown_sessions(self, names: Sequence[str]) -> None:
+        self.shut.extend(names)
+
+
+@dataclass
+class Tunnels:
+    """The masters' forwards, as a dictionary."""
+
+    there: dict[tuple[str, int], Path] = field(default_factory=dict)
+
+    async def forwards(self) -> Mapping[tuple[str, int], Path]:
+        return dict(self.there)
+
+    async def cancel(self, server_id: str, generation: int) -> None:
+        del self.there[server_id, generation]
+
+
+@pytest.fixture
+def proxy() -> Proxy:
+    return Proxy()
+
+
+@pytest.fixture
+def tunnels() -> Tunnels:
+    return Tunnels({(SERVER.id, 1): Path(f"/run/gateway/t/lab/0/{SERVER.id}.1.sock")})
+
+
+@pytest.fixture
+def routing(servers: ServerStore, sessions: SessionStore, proxy: Proxy, tunnels: Tunnels) -> Routing:
+    return Routing(
+        servers,
+        sessions,
+        cast("HAProxy", proxy),
+        {"lab": cast("Masters", tunnels)},
+        Origins.of("https://gw.example.org/"),
+        {"lab": None},
+    )
+
+
+@pytest.fixture
+async def ready(servers: ServerStore, sessions: SessionStore) -> Server:
+    await servers.create(READY, Secrets("a-token-of-enough-length", "key", "certificate"))
+    await sessions.login(User("alice"), "session", LATER)
+    return READY
+
+
+async def test_a_ready_server_gets_a_route_at_its_users_host(
+    routing: Routing, proxy: Proxy, ready: Server
+) -> None:
+    await routing.sync()
+    assert proxy.simulated.actual().routes == {"alice.gw.example.org/alice/": f"{ready.id}.1"}
+
+
+async def test_a_grant_is_given_when_the_proxy_knows_it(
+    routing: Routing, proxy: Proxy, ready: Server
+) -> None:
+    await routing.give(COOKIE, "session", ready, LATER)
+    assert list(proxy.simulated.actual().grants.values()) == [str(int(LATER.timestamp()))]
+
+
+async def test_a_grant_that_the_proxy_did_not_take_is_not_said_to_be_given(
+    routing: Routing, proxy: Proxy, ready: Server
+) -> None:
+    proxy.failing = {ready.id: "no such map"}
+    with pytest.raises(DataPlaneError, match="no such map"):
+        await routing.give(COOKIE, "session", ready, LATER)
+
+
+async def test_another_servers_failure_does_not_withhold_a_grant(
+    routing: Routing, proxy: Proxy, ready: Server
+) -> None:
+    proxy.failing = {"zzzzzzzzzz": "no such map"}
+    await routing.give(COOKIE, "session", ready, LATER)
+
+
+async def test_a_logout_ends_grants_and_open_connections(
+    routing: Routing, proxy: Proxy, ready: Server
+) -> None:
+    await routing.give(COOKIE, "session", ready, LATER)
+    await routing.revoke("session")
+    assert proxy.simulated.actual().grants == {}
+    assert f"{ready.id}.1" in proxy.shut
+
+
+async def test_a_logout_cut_short_by_a_crash_is_finished_by_the_next_hub(
+    routing: Routing, proxy: Proxy, ready: Server, sessions: SessionStore
+) -> None:
+    await sessions.add_grant(COOKIE, "session", ready.id, LATER)
+    await sessions.end_session("session")  # and here the hub was killed, the grant already out of HAProxy
+    await routing.sync()
+    assert proxy.shut == [f"{ready.id}.1"]
+    await routing.sync()
+    assert proxy.shut == [f"{ready.id}.1"]
+
+
+async def test_the_snapshot_is_written_before_the_proxy_is_told(
+    routing: Routing, proxy: Proxy, ready: Server
+) -> None:
+    await routing.sync()
+    assert proxy.used == ["actual", "snapshot", "apply"]
+    await routing.sync()
+    assert proxy.used[3:] == ["actual", "snapshot"]
+
+
+async def test_the_route_goes_with_the_server_and_then_its_forward(
+    routing: Routing, proxy: Proxy, ready: Server, servers: ServerStore, tunnels: Tunnels
+) -> None:
+    await routing.sync()
+    await servers.move(ready.id, Event.STOP)
+    await routing.sync()
+    assert proxy.simulated.actual().routes == {}
+    assert proxy.simulated.actual().secrets == {}
+    assert tunnels.there == {}
+
+
+async def test_a_lost_forward_is_told_to_the_conductor(
+    routing: Routing, ready: Server, tunnels: Tunnels
+) -> None:
+    lost: list[str] = []
+    routing.on_lost(lost.append)
+    await routing.sync()
+    assert lost == []
+    tunnels.there.clear()
+    await routing.sync()
+    assert lost == [ready.id]
+
+
+async def test_many_calls_at_once_share_a_run_that_began_after_them(
+    routing: Routing, proxy: Proxy, ready: Server
+) -> None:
+    proxy.slow = 0.05
+    first = asyncio.create_task(routing.sync())
+    await asyncio.sleep(0.02)
+    await asyncio.gather(*(routing.sync() for _ in range(20)))
+    await first
+    assert proxy.used.count("actual") == 2
