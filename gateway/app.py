@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import resource
 import signal
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -59,7 +60,7 @@ def private_directory(path: Path) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.stat().st_uid != os.getuid():
             raise ConfigError(
-                f"{path} belongs to another user: run this as its owner, or chown it to whom the gateway runs as"
+                f"{path} belongs to another user: run this as its owner, or chown it to the gateway's user"
             )
         path.chmod(0o700)
     except OSError as error:
@@ -103,12 +104,13 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
     """
     quiet_library_log()
     _check_required(settings)
-    authenticator = _authenticator(settings)
     sites = load_sites(Path(settings.gateway.site_dir))
     origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
     run_dir = private_directory(settings.run_dir)
+    _allow_many_connections()
     stopped = _stop_signals()
     async with AsyncExitStack() as stack:
+        authenticator = _authenticator(settings)
         stack.callback(authenticator.close)
         for directory in (run_dir, private_directory(settings.state_dir)):
             await _keep_to_one_hub(stack, directory)
@@ -168,6 +170,12 @@ async def _keep_to_one_hub(stack: AsyncExitStack, directory: Path) -> None:
             await asyncio.sleep(0.1)
         else:
             return
+
+
+def _allow_many_connections() -> None:
+    """Let this process, and the masters that it starts, open as many files as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _stop_signals() -> asyncio.Event:

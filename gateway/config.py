@@ -85,7 +85,8 @@ class Settings:
             self.gateway = Gateway(config=config)
             self.ldap = Ldap(config=config)
         except TraitError as error:
-            raise ConfigError(f"{source}: {_TRAIT.sub(r'c.\2.\1', str(error))}") from None
+            words = _TRAIT.sub(r"c.\2.\1", str(error))
+            raise ConfigError(f"{source}: {words}") from None
 
     def require(self, section: Configurable, *names: str) -> None:
         """Check that settings without a default have been given a value.

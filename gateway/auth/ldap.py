@@ -76,7 +76,8 @@ class LdapSettings:
         try:
             ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:
-            raise ConfigError(f"{self.ca_file}: the directory's CA cannot be read: {error.strerror}") from error
+            words = f"the directory's CA cannot be read: {error.strerror}"
+            raise ConfigError(f"{self.ca_file}: {words}") from error
         self.reader_password()
 
     def reader_password(self) -> str:

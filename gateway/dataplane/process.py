@@ -18,6 +18,8 @@ OLDEST = (2, 6)
 _PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INSTALL = "Install HAProxy 2.6 or later, on Debian and Ubuntu: apt install haproxy"
 _VERSION = re.compile(r"HAProxy version ((\d+)\.(\d+)\S*)")
+#: Messages that only repeat that there were others before them.
+_SUMMARY = re.compile(r"Some protocols failed to start|Error\(s\) found in|Fatal errors found in")
 _TIMEOUT = 20.0
 
 
@@ -110,5 +112,5 @@ async def start(program: Program, config: Path, master_socket: Path, pid_file: P
 
 def alerts(said: str) -> str:
     """Return what matters in HAProxy's messages, on one line."""
-    found = re.findall(r"\[ALERT\]\s+\(\d+\) : (.*)", said)
+    found = [line for line in re.findall(r"\[ALERT\]\s+\(\d+\) : (.*)", said) if not _SUMMARY.search(line)]
     return "; ".join(line.strip() for line in found) or said.strip()[:500] or "it does not say why"

@@ -17,7 +17,7 @@ from gateway.errors import GatewayError, SubmitOutcomeUnknown
 from gateway.lifecycle import ROUTED, Event, Phase
 from gateway.metrics import Metrics
 from gateway.model import EndReason, JobId, JobState, JobStatus, Secrets, Server, job_name
-from gateway.pki import Authority
+from gateway.pki import Authority, server_name
 from gateway.queue import Ending
 from gateway.routing import Routing
 from gateway.script import JobFacts, render_script
@@ -355,7 +355,7 @@ class Life:
             server_path(server.user, server.name) + "api",
             token=(await self._secrets(server)).token,
             tls=self._tools.routing.probe_context(server.cluster),
-            server_name=f"{server.id}.servers.gateway",
+            server_name=server_name(server.id),
             timeout=PROBE_TIMEOUT,
         )
         return await (self._answered(server) if answer.ready else self._silent(server, answer.detail))

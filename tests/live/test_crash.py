@@ -161,7 +161,7 @@ def test_a_death_while_servers_do_not_answer(scene: Scene) -> None:
 
 def test_a_death_while_the_scheduler_hangs(scene: Scene) -> None:
     scene.start(["alice/stays"])
-    scene.wait(["alice/stays"], "ready")
+    scene.check(ready=["alice/stays"])
     with scene.frozen_scheduler():
         scene.start(["bob/in-flight"])
         wait_until(lambda: scene.runs_on_login("sbatch"), "sbatch runs")
@@ -179,8 +179,7 @@ def test_a_death_while_the_scheduler_hangs(scene: Scene) -> None:
 def test_a_death_while_the_scheduler_is_down(scene: Scene) -> None:
     points = both(*GIVEN_UP)
     scene.start(["alice/stays"])
-    scene.wait(["alice/stays"], "ready")
-    scene.answer("alice/stays")
+    scene.check(ready=["alice/stays"])
     with scene.stopped_scheduler():
         scene.kill()
         scene.boot(points, patience=2)
@@ -212,18 +211,23 @@ def test_a_death_after_each_order_to_haproxy(scene: Scene) -> None:
 
 def die_at_each_order(scene: Scene, ready: Collection[str]) -> int:
     """Let the hub die after 0, 1, 2 … orders to HAProxy until it is through; return how often it died."""
+
+    def through() -> bool:
+        return scene.serves() and scene.is_as_it_should(ready) and statuses() == {200}
+
+    def statuses() -> set[int]:
+        return {scene.answer(key, enter=False)[0] for key in ready}
+
     for orders in range(20):
         scene.kill()
         scene.launch(orders=orders)
-        wait_until(
-            lambda: not scene.lives() or scene.is_as_it_should(ready), "it dies, or is through", 40, 0.1
-        )
+        wait_until(lambda: not scene.lives() or through(), "it dies, or is through", 40, 0.1)
         if scene.lives():
             scene.check(ready=ready)
             return orders
         assert all(weight == "0" for _, weight in scene.proxy_servers().values())
         for key in ready:
-            status, who = scene.answer(key)
+            status, who = scene.answer(key, enter=False)
             assert (status, who.get("id")) in ((200, scene.ids[key]), (503, None), (502, None))
     raise AssertionError("it always dies")
 
