@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import hashlib
 import logging
+import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -87,6 +88,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _private_settings(options: argparse.Namespace) -> Settings:
+    """Return the settings for a command that works on the gateway's state: its files are nobody else's."""
+    os.umask(0o077)
+    return load_settings(options.config)
+
+
 # --- run ------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +110,7 @@ def _add_run(commands: _Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = load_settings(options.config)
+    settings = _private_settings(options)
     logging.basicConfig(
         level=settings.gateway.log_level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -211,7 +218,7 @@ def _token(options: argparse.Namespace) -> int:
     if not USER_NAME.fullmatch(options.name):
         raise BadRequest(public=f"{options.name!r} is not an account's name.")
     token = secrets.token_urlsafe(32)
-    asyncio.run(_write_token(load_settings(options.config), options, token))
+    asyncio.run(_write_token(_private_settings(options), options, token))
     _print(token)
     return 0
 
@@ -230,7 +237,7 @@ def _add_db(commands: _Commands) -> None:
 
 
 def _db_upgrade(options: argparse.Namespace) -> int:
-    settings = load_settings(options.config)
+    settings = _private_settings(options)
     private_directory(settings.state_dir)
     before, after = asyncio.run(upgrade(settings.database_url))
     _print(f"the schema was {before or 'empty'} and is {after}")

@@ -63,9 +63,13 @@ _ENDED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Words to run on a login node: the first is a program's name, none is ever read by a shell."""
+    """Words to run on a login node: the first is a program's name, none is ever read by a shell.
+
+    ``environment`` holds NAME=VALUE words for the program.
+    """
 
     words: tuple[str, ...]
+    environment: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class JobStatus:
 
     ``host`` is the scheduler's own name of the node that runs the job's script, ``comment`` the text the
     job's owner may have attached, ``restarts`` how often the job was requeued, ``reason`` the scheduler's
-    native word for why it waits or ended, ``native`` its native state.
+    native word for why it waits or ended, ``native`` its native state, ``starts`` its expected start.
     """
 
     job_id: JobId
@@ -95,7 +99,7 @@ class JobStatus:
     restarts: int = 0
     reason: str = ""
     native: str = ""
-    starts: str | None = None
+    starts: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,7 @@ class Server:
     reason: EndReason | None = None
     message: str = ""
     native_reason: str = ""
-    starts: str | None = None
+    starts: datetime | None = None
     cleaned: bool = False
 
     def __str__(self) -> str:

@@ -145,8 +145,10 @@ class Queue:
 
     async def _list(self, names: Collection[str]) -> Listing:
         mark = secrets.token_hex(8)
-        program, *words = self._scheduler.status_command(names, mark).words
-        command = Command((f"{self._site.login.bin.rstrip('/')}/{program}", *words))
+        asked = self._scheduler.status_command(names, mark)
+        program, *words = asked.words
+        environment = ("/usr/bin/env", *asked.environment) if asked.environment else ()
+        command = Command((*environment, f"{self._site.login.bin.rstrip('/')}/{program}", *words))
         completed = await self._runner.run(command, timeout=self._allowance.scheduler)
         if completed.status in _ENDED_BY_LIMIT:
             raise QueueUnreachable(f"{program} took more than {self._allowance.scheduler} s")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import ClassVar
 
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
@@ -106,6 +107,7 @@ _UNCLEAR = re.compile(
 _NOT_SENT = re.compile(r"connect failure|Munge encode failed|Connection refused|No route to host", re.I)
 _COMPLAINT = re.compile(r"^(?:slurm_\w+ error|squeue: (?:error|fatal)|slurm_\w+: error)", re.M)
 
+_EPOCH = re.compile(r"[1-9][0-9]{8,10}", re.ASCII)
 _MARK = re.compile(r"[0-9a-f]{16,64}", re.ASCII)
 _NAME = re.compile(r"gw-[a-z2-7]{6}-[a-z2-7]{10}", re.ASCII)
 _JOB_ID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
@@ -139,13 +141,17 @@ class Slurm:
         raise SubmitRefused(detail, f"The cluster did not accept the job: {words}.")
 
     def status_command(self, names: Collection[str], mark: str) -> Command:
-        """Return the squeue command: -a shows hidden partitions too, ``Field:SUFFIX`` cuts nothing off."""
+        """Return the squeue command: -a shows hidden partitions too, ``Field:SUFFIX`` cuts nothing off.
+
+        Times come as seconds since 1970 (SLURM_TIME_FORMAT in squeue(1)): the login node's zone is not known.
+        """
         if not names or not all(_NAME.fullmatch(name) for name in names):
             raise ValueError(f"not job names: {sorted(names)!r}")
         field, row = _separators(mark)
         suffixes = [field] * (len(_FIELDS) - 1) + [row]
         layout = ",".join(f"{name}:{suffix}" for name, suffix in zip(_FIELDS, suffixes, strict=True))
-        return Command(("squeue", "-h", "-a", "-t", "all", f"--name={','.join(sorted(names))}", "-O", layout))
+        words = ("squeue", "-h", "-a", "-t", "all", f"--name={','.join(sorted(names))}", "-O", layout)
+        return Command(words, environment=("SLURM_TIME_FORMAT=%s",))
 
     def read_status(self, completed: Completed, mark: str) -> Listing:
         """Return the rows between the marks."""
@@ -227,7 +233,7 @@ def _parse_row(values: list[str]) -> JobStatus:
         restarts=int(restarts),
         reason="" if reason == "None" else reason,
         native=native.split()[0] if native.strip() else "",
-        starts=starts if waits and starts not in ("", "N/A") else None,
+        starts=datetime.fromtimestamp(int(starts), UTC) if waits and _EPOCH.fullmatch(starts) else None,
     )
 
 

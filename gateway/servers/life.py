@@ -312,7 +312,9 @@ class Life:
             case Act.REACH:
                 return await self._reach(await self._note(server, **changes))
             case Act.WAIT:
-                await self._note(server, **changes)
+                noted = await self._note(server, **changes)
+                if noted.phase is Phase.QUEUED and noted.starts:
+                    self._cluster.poller.expect(-_age(noted.starts))
                 return PROBE_READY
         return 0
 

@@ -117,7 +117,7 @@ servers = Table(
     Column("reason", String(16)),
     Column("message", Text, nullable=False, server_default=text("''")),
     Column("native_reason", Text, nullable=False, server_default=text("''")),
-    Column("starts", String(64)),
+    Column("starts", Instant),
     Column("cleaned", Boolean, nullable=False, server_default=false()),
 )
 Index("ix_servers_user_name", servers.c.user, servers.c.name, servers.c.created)

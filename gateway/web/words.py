@@ -87,7 +87,7 @@ def progress_event(server: Server, origins: Origins) -> dict[str, Any]:
         "phase": server.phase.value,
         "title": words.title,
         "native_reason": server.native_reason,
-        "starts": server.starts,
+        "starts": server.starts.isoformat() if server.starts else None,
     }
     if server.phase is Phase.READY and server.wanted:
         event |= {"ready": True, "url": origins.server_url(server.user, server.name)}

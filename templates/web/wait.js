@@ -22,7 +22,7 @@ news.onmessage = (event) => {
     show("title", server.title);
     show("message", server.message);
     show("native", server.native_reason);
-    show("starts", (server.starts || "").replace("T", " "));
+    show("starts", server.starts ? new Date(server.starts).toLocaleString() : "");
     document.getElementById("progress").value = server.progress;
   }
 };

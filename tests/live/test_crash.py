@@ -11,7 +11,7 @@ import http.client
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -32,7 +32,15 @@ STOPPING_ACTS = ("cancel", "remove")
 SILENT = ("ready/silent",)
 UNREACHABLE = ("unreachable/answered", "unreachable/stop", "unreachable/gone", "unreachable/requeued")
 GIVEN_UP = ("intent/refused",)
-MEMORY = 96 << 20
+BIG = 96 << 20
+#: Also remembers which kernel it is.
+WRITE_BIG_FILE = f"""
+import hashlib, os
+from pathlib import Path
+me, data = os.getpid(), os.urandom(1 << 20) * {BIG >> 20}
+Path("big.bin").write_bytes(data)
+print(hashlib.sha256(data).hexdigest())
+"""
 
 
 def both(*acts: str) -> Points:
@@ -239,41 +247,39 @@ def die_at_each_order(scene: Scene, ready: Collection[str]) -> int:
 def alice(scene: Scene) -> Iterator[Person]:
     """Alice in her JupyterLab, with a file to download."""
     alice = Person(scene.lab, "alice").login()
-    alice.start("jupyter")
-    alice.enter("jupyter")
+    alice.start("work")
+    alice.enter("work")
     yield alice
-    alice.stop("jupyter")
+    alice.stop("work")
 
 
-def download(alice: Person, name: str) -> http.client.HTTPResponse:
+@contextmanager
+def download(alice: Person, name: str) -> Iterator[http.client.HTTPResponse]:
     """Begin a download; the answer is read by whoever wants it."""
-    connection = http.client.HTTPConnection(alice.host)
-    connection.sock = alice.connect(alice.host, 60)
-    connection.request(
-        "GET", f"/user/alice/jupyter/files/{name}", headers={"Cookie": alice.cookies(alice.host)}
-    )
-    return connection.getresponse()
+    with closing(http.client.HTTPConnection(alice.host)) as connection:
+        connection.sock = alice.connect(alice.host, 60)
+        path, cookies = f"/user/alice/work/files/{name}", alice.cookies(alice.host)
+        connection.request("GET", path, headers={"Cookie": cookies})
+        with connection.getresponse() as answer:
+            yield answer
 
 
 def test_kernels_and_downloads_go_on_while_the_hub_dies_and_comes_back(scene: Scene, alice: Person) -> None:
-    with alice.kernel("jupyter") as kernel:
-        assert kernel.run("import os, hashlib; me = os.getpid(); print(me)").strip().isdecimal()
-        kernel.run(
-            f"data = os.urandom(1 << 20) * {MEMORY >> 20}; file = open('big.bin', 'wb'); file.write(data)"
-        )
-        digest = kernel.run("file.close(); print(hashlib.sha256(data).hexdigest())").strip()
-        answer, received = download(alice, "big.bin"), hashlib.sha256()
-        received.update(answer.read(MEMORY // 4))
-        scene.kill()
-        assert alice.request("GET", f"{alice.hub}/hub/home").status == 503
-        assert_same_kernel(kernel)
-        received.update(answer.read(MEMORY // 4))
-        with seconds("the hub is back"):
-            scene.boot()
-        assert_same_kernel(kernel)
-        received.update(answer.read())
+    received = hashlib.sha256()
+    with alice.kernel("work") as kernel:
+        digest = kernel.run(WRITE_BIG_FILE).strip()
+        with download(alice, "big.bin") as answer:
+            received.update(answer.read(BIG // 4))
+            scene.kill()
+            assert alice.request("GET", f"{alice.hub}/hub/home").status == 503
+            assert_same_kernel(kernel)
+            received.update(answer.read(BIG // 4))
+            with seconds("the hub is back"):
+                scene.boot()
+            assert_same_kernel(kernel)
+            received.update(answer.read())
         assert received.hexdigest() == digest
-        assert alice.wait_for("ready", "jupyter")
+        assert alice.wait_for("ready", "work")
         assert_same_kernel(kernel)
 
 

@@ -69,13 +69,13 @@ def test_a_preempted_job_may_come_back_with_the_next_listing() -> None:
 
 
 def test_a_queued_job_says_why_it_waits_and_only_when_that_changes() -> None:
-    job = replace(JOB, state=JobState.QUEUED, host=None, reason="Priority", starts="2026-11-24T08:00:00")
+    job = replace(JOB, state=JobState.QUEUED, host=None, reason="Priority", starts=NOW)
     decision = decided(SERVER, Sighting(job, why="Others are before you."))
     assert decision.act is Act.WAIT
     assert decision.changes == {
         "message": "Others are before you.",
         "native_reason": "Priority",
-        "starts": "2026-11-24T08:00:00",
+        "starts": NOW,
     }
     known = replace(SERVER, **decision.changes)
     assert decided(known, Sighting(job, why="Others are before you.")).changes == {}

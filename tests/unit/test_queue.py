@@ -144,7 +144,7 @@ async def test_a_listing_is_asked_by_the_service_account_with_an_absolute_path()
     subject, replay = queue(Completed(0, ""))
     assert await subject.listing(names(2)) == Listing(())
     words = replay.calls[0].command.words
-    assert words[0] == "/opt/slurm/bin/squeue"
+    assert words[:3] == ("/usr/bin/env", "SLURM_TIME_FORMAT=%s", "/opt/slurm/bin/squeue")
     assert f"--name={','.join(names(2))}" in words
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,7 @@ def test_a_real_listing_is_read_whole() -> None:
     )
     assert (jobs[JobId("26")].state, jobs[JobId("26")].starts) == (JobState.HELD, None)
     assert (jobs[JobId("33")].state, jobs[JobId("33")].reason) == (JobState.QUEUED, "Resources")
-    assert (jobs[JobId("33")].starts, jobs[JobId("33")].host) == ("2026-11-23T13:36:50", None)
+    assert jobs[JobId("33")].host is None
     assert jobs[JobId("29")].state is JobState.COMPLETED
     assert (jobs[JobId("30")].state, jobs[JobId("30")].reason) == (JobState.FAILED, "NonZeroExitCode")
     assert (jobs[JobId("31")].state, jobs[JobId("31")].host) == (JobState.CANCELLED, None)
@@ -249,9 +250,17 @@ def test_a_pending_jobs_reason_tells_whether_it_can_start(reason: str, state: Jo
 
 def test_a_requeued_job_has_its_count_and_no_host() -> None:
     (job,) = read(
-        row("1", state="PENDING", reason="BeginTime", restarts="2", host="n/a", starts="2026-11-23T13:07:26")
+        row("1", state="PENDING", reason="BeginTime", restarts="2", host="n/a", starts="1795444696")
     )
-    assert (job.restarts, job.host, job.starts) == (2, None, "2026-11-23T13:07:26")
+    assert (job.restarts, job.host, job.starts) == (2, None, datetime.fromtimestamp(1795444696, UTC))
+
+
+def test_an_expected_start_is_an_instant_and_one_without_a_zone_is_not_guessed_at() -> None:
+    (job,) = SLURM.read_status(recorded("squeue-start"), MARK).jobs
+    assert job.starts is not None
+    assert job.starts.year == 2026
+    (job,) = read(row("1", state="PENDING", reason="Priority", host="n/a", starts="2026-11-23T13:07:26"))
+    assert job.starts is None
 
 
 # --- cancel, accounting ---------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 import pytest
@@ -334,12 +334,13 @@ async def test_waiting_shows_the_schedulers_reason_and_goes_on_without_scripts(
             phase=Phase.QUEUED,
             message="The partition is full.",
             native_reason="Resources<b>",
-            starts="2026-11-23T15:00",
+            starts=datetime(2026, 11, 23, 15, 0, tzinfo=UTC),
         )
     )
     page = text(await alice.fetch(f"{HUB}/hub/wait"))
     assert "The partition is full." in page
     assert "Resources&lt;b&gt;" in page
+    assert "2026-11-23 15:00 UTC" in page
     assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in page
     world.servers.put(replace(waiting, phase=Phase.READY))
     answer = await alice.fetch(f"{HUB}/hub/wait")

@@ -40,7 +40,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(length=16), nullable=True),
         sa.Column("message", sa.Text(), server_default=sa.text("('')"), nullable=False),
         sa.Column("native_reason", sa.Text(), server_default=sa.text("('')"), nullable=False),
-        sa.Column("starts", sa.String(length=64), nullable=True),
+        sa.Column("starts", sa.DateTime(timezone=True), nullable=True),
         sa.Column("cleaned", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_servers")),
     )
