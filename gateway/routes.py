@@ -21,6 +21,10 @@ _TOKEN = re.compile(r"[A-Za-z0-9_.~+/=-]{16,512}", re.ASCII)
 _HASH = re.compile(r"[0-9A-F]{64}", re.ASCII)
 
 
+#: What a held key leads to. It is no server's name, and nobody is ever granted it: the hub answers.
+HUB = "hub"
+
+
 def hash_cookie(value: str) -> str:
     """Return what the proxy knows a cookie by: its SHA-256 as HAProxy's ``hex`` prints it, in upper case."""
     return hashlib.sha256(value.encode()).hexdigest().upper()
@@ -29,6 +33,11 @@ def hash_cookie(value: str) -> str:
 def _require(pattern: re.Pattern[str], what: str, value: str) -> None:
     if not pattern.fullmatch(value):
         raise ValueError(f"a route's {what} cannot be {value!r}" if what != "token" else "malformed token")
+
+
+def route_key(host: str, user: str, name: str) -> str:
+    """Return under which key the way to a server is looked up; ``name`` is "" for the default server."""
+    return f"{host}/{user}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,7 @@ class Route:
     @property
     def key(self) -> str:
         """The key in the map of routes."""
-        return f"{self.host}/{self.user}/{self.name}"
+        return route_key(self.host, self.user, self.name)
 
     @property
     def server(self) -> str:
@@ -112,15 +121,20 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the proxy should hold. Of two routes with one key the later counts."""
+    """What the proxy should hold. Of two routes with one key the later counts.
+
+    ``held`` are keys of servers that are not running: the hub answers there, where else the same person's
+    default server would.
+    """
 
     routes: tuple[Route, ...] = ()
     grants: tuple[Grant, ...] = ()
+    held: tuple[str, ...] = ()
 
     def entries(self, map_: Map) -> dict[str, str]:
         """Return what one of the maps should hold."""
         if map_ is Map.ROUTES:
-            return {route.key: route.server for route in self.routes}
+            return dict.fromkeys(self.held, HUB) | {route.key: route.server for route in self.routes}
         if map_ is Map.GRANTS:
             return {grant.key: str(grant.expires) for grant in self.grants}
         return {route.server_id: route.token for route in self.routes}
@@ -265,12 +279,8 @@ def _kept_routes(desired: Desired, actual: Actual, bad: set[str]) -> dict[str, s
 
     def sound(name: str) -> bool:
         secret = actual.secrets.get(id_of(name))
-        return (
-            name in actual.servers
-            and name not in bad
-            and bool(secret)
-            and secrets.get(id_of(name), secret) == secret
-        )
+        is_ours = bool(secret) and secrets.get(id_of(name), secret) == secret
+        return name == HUB or (name in actual.servers and name not in bad and is_ours)
 
     return {key: name for key, name in actual.routes.items() if key in keys and sound(name)}
 

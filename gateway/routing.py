@@ -19,7 +19,7 @@ from gateway.errors import DataPlaneError, GatewayError
 from gateway.lifecycle import ROUTED, Phase
 from gateway.model import Server
 from gateway.origins import Origins
-from gateway.routes import Desired, Grant, Route, plan
+from gateway.routes import Desired, Grant, Route, plan, route_key
 from gateway.store import ServerStore, SessionStore
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,12 @@ class Routing:
             for grant in await self._sessions.grants()
             if grant.server_id in ids
         ]
-        return Desired(tuple(routes), tuple(grants))
+        people = {route.user for route in routes}
+        held = [
+            route_key(self._origins.host_of(user), user, name)
+            for user, name in await self._servers.named_servers(people)
+        ]
+        return Desired(tuple(routes), tuple(grants), tuple(held))
 
     async def _cancel_stale(self, live: Sequence[Server]) -> None:
         """Close the forwards of servers that have ended and of earlier generations."""

@@ -135,6 +135,12 @@ class ServerStore:
         )
         return [_server(row) for row in await self._database.rows(query)]
 
+    async def named_servers(self, users: Collection[str]) -> Sequence[tuple[str, str]]:
+        """Return (user, name) of all servers that these people ever had, but for the default ones."""
+        query = select(servers.c.user, servers.c.name).distinct()
+        rows = await self._database.rows(query.where(servers.c.user.in_(users), servers.c.name != ""))
+        return [(row.user, row.name) for row in rows]
+
     async def live(self, cluster: str | None = None) -> Sequence[Server]:
         """Return the servers that have not ended, of one cluster or of all."""
         query = select(*_COLUMNS).where(servers.c.phase != Phase.ENDED.value)

@@ -21,7 +21,7 @@ from typing import Self
 from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
 from gateway.dataplane.runtime import Processes, ask_master, open_worker
 from gateway.origins import ROUTE_COOKIE
-from gateway.routes import Desired, Grant, Route, hash_cookie, plan
+from gateway.routes import Desired, Grant, Route, hash_cookie, plan, route_key
 
 HOST = "gw.example.org"
 COOKIE = "c" * 43
@@ -195,9 +195,9 @@ class Stage:
     def grant(self, server_id: str, value: str = COOKIE, seconds: int = 600) -> Grant:
         return Grant(hash_cookie(value), server_id, int(time.time()) + seconds)
 
-    async def reach(self, *routes: Route, grants: Sequence[Grant] = ()) -> Desired:
+    async def reach(self, *routes: Route, grants: Sequence[Grant] = (), held: Sequence[str] = ()) -> Desired:
         """Do what the routing does: compare, make the difference, write the snapshot."""
-        desired = Desired(routes, tuple(grants))
+        desired = Desired(routes, tuple(grants), tuple(held))
         assert not await self.haproxy.apply(plan(desired, await self.haproxy.actual()))
         await self.haproxy.write_snapshot(desired)
         return desired
@@ -209,7 +209,8 @@ class Stage:
         await self.haproxy.ensure()
         routes = self.route(ALICE, "alice"), self.route(BOB, "bob"), self.route(EXP1, "alice", "exp1")
         useless = self.grant(ALICE, "expired", -1), self.grant(BOB, "of-bob")
-        return await self.reach(*routes, grants=[self.grant(ALICE), self.grant(EXP1), *useless])
+        grants = [self.grant(ALICE), self.grant(EXP1), *useless]
+        return await self.reach(*routes, grants=grants, held=[route_key(HOST, "alice", "stopped")])
 
     async def browser(self, port: int | None = None, tls: ssl.SSLContext | None = None) -> Browser:
         opened = await asyncio.open_connection("127.0.0.1", port or self.port, ssl=tls)

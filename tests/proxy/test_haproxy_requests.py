@@ -102,6 +102,7 @@ async def test_without_a_grant_for_this_server_the_hub_is_asked(stage: Stage, co
         ("/user/x", f"{HOST}/alice/", "hub"),
         ("/user/alice/-gateway-enter?code=x", HOST, "hub"),
         ("/user/alice/exp1/-gateway-enter?code=x", HOST, "hub"),
+        ("/user/alice/stopped/lab", HOST, "hub"),
     ],
 )
 async def test_paths_are_taken_literally(stage: Stage, target: str, host: str, expected: str) -> None:

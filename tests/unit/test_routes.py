@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routes import (
+    HUB,
     Actual,
     AddEntry,
     AddServer,
@@ -86,7 +87,7 @@ class Simulated:
 
 def assert_safe(proxy: Simulated, desired: Desired) -> None:
     tokens = desired.entries(Map.SECRETS)
-    for name in proxy.maps[Map.ROUTES].values():
+    for name in set(proxy.maps[Map.ROUTES].values()) - {HUB}:
         assert name in proxy.servers, "a route to a server that is not there"
         assert proxy.servers[name].weight == 0
         token = proxy.maps[Map.SECRETS].get(id_of(name))
@@ -103,6 +104,7 @@ routes = st.builds(
     host=st.sampled_from(HOSTS),
     name=st.sampled_from(["", "exp1"]),
 )
+keys = st.sampled_from([f"{host}/alice/{name}" for host in HOSTS for name in ("", "exp1")])
 grants = st.builds(Grant, st.sampled_from("abc").map(hash_cookie), st.sampled_from(IDS), st.integers(1, 3))
 
 
@@ -110,15 +112,15 @@ grants = st.builds(Grant, st.sampled_from("abc").map(hash_cookie), st.sampled_fr
 def desireds(draw: st.DrawFn) -> Desired:
     drawn = draw(st.lists(routes, max_size=4, unique_by=lambda r: r.key))
     one_route_per_id = {r.server_id: r for r in drawn}
-    return Desired(tuple(one_route_per_id.values()), tuple(draw(st.lists(grants, max_size=4))))
+    held = draw(st.lists(keys, max_size=2, unique=True))
+    return Desired(tuple(one_route_per_id.values()), tuple(draw(st.lists(grants, max_size=4))), tuple(held))
 
 
 states = st.builds(ServerState, st.sampled_from([0, 0, 0, 1]), st.booleans(), st.booleans())
-keys = st.sampled_from([f"{host}/alice/{name}" for host in HOSTS for name in ("", "exp1")])
 actuals = st.builds(
     Actual,
     st.dictionaries(names, states),
-    st.dictionaries(keys, st.one_of(names, st.just(""))),
+    st.dictionaries(keys, st.one_of(names, st.sampled_from(["", HUB]))),
     st.dictionaries(grants.map(lambda g: g.key), st.sampled_from(["1", "2", ""])),
     st.dictionaries(st.sampled_from(IDS), st.sampled_from([f"token-of-{i}" for i in IDS] + [""])),
 )
@@ -197,6 +199,17 @@ def test_a_server_with_a_weight_is_named_and_loses_its_route_first() -> None:
     steps = plan(Desired((route(),)), actual)
     assert steps[0] == DeleteEntry(IDS[0], Map.ROUTES, route().key)
     assert steps[2] == RemoveServer(IDS[0], "aaaaaaaaaa.1")
+
+
+def test_a_held_key_keeps_the_default_server_from_answering_for_another_one() -> None:
+    default = route()
+    held = Desired((default,), held=(f"{default.host}/alice/exp1",))
+    proxy = Simulated.of(Actual())
+    for step in plan(held, proxy.actual()):
+        proxy.take(step)
+    assert proxy.maps[Map.ROUTES][f"{default.host}/alice/exp1"] == HUB
+    running = Desired((default, route(IDS[1], name="exp1")), held=held.held)
+    assert running.entries(Map.ROUTES)[f"{default.host}/alice/exp1"] == f"{IDS[1]}.1"
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,15 @@ async def test_a_ready_server_gets_a_route_at_its_users_host(
     assert proxy.simulated.actual().routes == {"alice.gw.example.org/alice/": f"{ready.id}.1"}
 
 
+async def test_a_stopped_servers_address_is_the_hubs_and_not_the_default_servers(
+    routing: Routing, proxy: Proxy, ready: Server, servers: ServerStore
+) -> None:
+    other = replace(READY, id="bbbbbbbbbb", name="exp1", phase=Phase.QUEUED)
+    await servers.create(other, Secrets("a-token-of-enough-length", "key", "certificate"))
+    await routing.sync()
+    assert proxy.simulated.actual().routes["alice.gw.example.org/alice/exp1"] == "hub"
+
+
 async def test_a_grant_is_given_when_the_proxy_knows_it(
     routing: Routing, proxy: Proxy, ready: Server
 ) -> None:
