@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ from gateway.store import upgrade
 from gateway.urls import check_server_name, server_path
 
 DEFAULT_CONFIG = Path("/etc/gateway/gateway_config.py")
+#: What a line of sudoers(5) may be made of, without quoting.
+_SUDOERS_NAME = re.compile(r"(?!ALL$)[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
+_SUDOERS_PATH = re.compile(r"/[A-Za-z0-9_./-]+", re.ASCII)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,10 +174,10 @@ def _render(options: argparse.Namespace) -> int:
     choices = check({site.name: site}, from_strings(site.name, options.option))
     name = check_server_name(options.server) if options.server else ""
     facts = JobFacts(
-        instance="example",
-        server_id="aaaaaaaaaa",
+        instance="a" * 6,
+        server_id="a" * 10,
         run="0" * 16,
-        user=options.user,
+        user=site.login.owner(options.user),
         server_name=name,
         base_url=server_path(options.user, name),
         node_tls=site.tunnel.node_security == "tls",
@@ -195,6 +199,13 @@ def _add_launcher(commands: _Commands) -> None:
 
 
 def _launcher(options: argparse.Namespace) -> int:
+    for pattern, word in (
+        (_SUDOERS_NAME, options.account),
+        (_SUDOERS_NAME, options.group),
+        (_SUDOERS_PATH, options.path),
+    ):
+        if not pattern.fullmatch(word):
+            raise BadRequest(public=f"{word!r} cannot stand in a sudoers file.")
     if options.sudoers:
         sys.stdout.write(sudoers_text(options.account, options.group, options.path))
     else:
@@ -210,8 +221,14 @@ def _add_token(commands: _Commands) -> None:
     _add_config(parser)
     parser.add_argument("name", metavar="NAME", help="whose")
     parser.add_argument("--admin", action="store_true", help="may act on everybody's servers")
-    parser.add_argument("--days", type=int, default=30, help="how long it holds (default: %(default)s)")
+    parser.add_argument("--days", type=_days, default=30, help="how long it holds (default: %(default)s)")
     parser.add_argument("--note", default="made on the command line", help="what it is for")
+
+
+def _days(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= 3660:
+        raise argparse.ArgumentTypeError(f"{text!r}: a token holds for 1 to 3660 days")
+    return int(text)
 
 
 def _token(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
@@ -28,6 +29,8 @@ from gateway.ssh.runner import AnswerLost, Runner
 
 #: Names in one status command: Linux takes at most 128 KiB in one word (MAX_ARG_STRLEN).
 _NAMES_AT_ONCE = 4000
+#: Launchers that run at once. A login node takes a few more commands: there is always room for a listing.
+_LAUNCHES = 6
 #: sudo's and the shell's own exit statuses when the launcher never ran.
 _NEVER_RAN = (1, 126, 127)
 #: What timeout(1) makes of a command that it ended.
@@ -76,13 +79,14 @@ class Queue:
         self._scheduler = scheduler
         self._runner = runner
         self._allowance = allowance or Allowance()
+        self._launches = asyncio.Semaphore(_LAUNCHES)
 
     def __repr__(self) -> str:
         return f"<Queue {self._scheduler.name} of {self._site.name} via {self._runner!r}>"
 
     def owner(self, user: str) -> str:
         """Return the account that a person's jobs belong to on this cluster."""
-        return self._site.login.user if self._site.login.act_as == "service" else user
+        return self._site.login.owner(user)
 
     async def submit(self, user: str, server_id: str, files: Mapping[str, bytes]) -> JobId:
         """Store a server's files in its state directory and submit the ``script`` among them: one exec.
@@ -135,6 +139,8 @@ class Queue:
     async def own_listing(self, user: str, server_id: str, name: str) -> Listing:
         """Return the job of this name as its owner sees it, where the service account may see none.
 
+        It goes through the launcher, which sets no environment: when the job is to start is not known.
+
         Raises:
             QueueUnreachable, LoginNodeUnreachable: Nothing is known; it can be tried again.
             LoginNodeRefused: The gateway is not let in.
@@ -163,10 +169,11 @@ class Queue:
         """
         self._scheduler.read_cancel(await self._run(user, server_id, self._scheduler.cancel_command(job_id)))
 
-    async def ending(self, user: str, server_id: str, job_id: JobId) -> Ending:
+    async def ending(self, user: str, server_id: str, job_id: JobId, state: JobState | None = None) -> Ending:
         """Return how a job ended, by the accounting and by the files that it left.
 
-        An accounting that does not answer counts as one that knows nothing, if the job itself left word.
+        An accounting that does not answer counts as one that knows nothing, if the job itself left word. It
+        is not asked if ``state``, what the last listing said of the job, is known.
 
         Raises:
             QueueUnreachable, LoginNodeUnreachable: Nothing is known; it can be tried again.
@@ -174,9 +181,8 @@ class Queue:
         """
         files = await self._read(user, server_id, ["exit", "log"])
         left = read_exit(files.get("exit", ""))
-        state: JobState | None = None
         try:
-            state = await self._accounting(user, server_id, job_id)
+            state = state or await self._accounting(user, server_id, job_id)
         except QueueUnreachable:
             if left is None:
                 raise
@@ -242,7 +248,8 @@ class Queue:
         else:
             words = ("sudo", "-n", "-H", "-u", user, "--", login.launcher, verb, server_id)
         timeout = self._allowance.scheduler + self._allowance.launcher
-        return await self._runner.run(Command(words), stdin=text, timeout=timeout)
+        async with self._launches:
+            return await self._runner.run(Command(words), stdin=text, timeout=timeout)
 
 
 class _NoProgram(LoginNodeRefused):

@@ -93,22 +93,24 @@ class Routing:
             self._next = None
             await self._sync()
 
-    async def give(self, cookie_hash: str, session_hash: str, server: Server, expires: datetime) -> None:
-        """Let the browser with this grant cookie reach a server; return when HAProxy knows.
+    async def give(
+        self, cookie_hash: str, session_hash: str, servers: Sequence[Server], expires: datetime
+    ) -> None:
+        """Let the browser with this grant cookie reach servers; return when HAProxy knows.
 
         Args:
             cookie_hash: SHA-256 of the grant cookie, in hex.
             session_hash: The session that the grant ends with.
-            server: Which.
+            servers: Which; the first is the one that is wanted now.
             expires: When the grant ends at the latest.
 
         Raises:
-            DataPlaneError: HAProxy does not know; it is told again on the interval.
+            DataPlaneError: HAProxy does not know the first; it is told again on the interval.
         """
-        await self._sessions.add_grant(cookie_hash, session_hash, server.id, expires)
+        await self._sessions.add_grants(cookie_hash, session_hash, [server.id for server in servers], expires)
         await self.sync()
-        if why := self._failures.get(server.id):
-            raise DataPlaneError(f"{server} {why}")
+        if why := self._failures.get(servers[0].id):
+            raise DataPlaneError(f"{servers[0]} {why}")
 
     async def revoke(self, session_hash: str) -> None:
         """End a session: its grants, and the open connections of the servers it was granted.
@@ -132,7 +134,7 @@ class Routing:
             for server_id, why in self._failures.items():
                 log.error("routes of %s: %s", server_id, why)
         await self._end_revoked(live)
-        await self._cancel_stale(live)
+        await self._cancel_stale()
         for server in live:
             if server.phase in ROUTED and (server.id, server.generation) not in ways and self._on_lost:
                 self._on_lost(server.id)
@@ -181,13 +183,17 @@ class Routing:
         ]
         return Desired(tuple(routes), tuple(grants), tuple(held))
 
-    async def _cancel_stale(self, live: Sequence[Server]) -> None:
-        """Close the forwards of servers that have ended and of earlier generations."""
+    async def _cancel_stale(self) -> None:
+        """Close the forwards of servers that have ended and of earlier generations.
+
+        What there is comes first, then what should be: a forward's generation is written before it is made.
+        """
+        there = [(masters, key) for masters in self._masters.values() for key in await masters.forwards()]
+        live = await self._servers.live()
         current = {(s.id, s.generation) for s in live if s.phase in ROUTED | {Phase.STARTING}}
-        for masters in self._masters.values():
-            for key in await masters.forwards():
-                if key not in current:
-                    await masters.cancel(*key)
+        for masters, key in there:
+            if key not in current:
+                await masters.cancel(*key)
 
     async def _keep_in_sync(self) -> None:
         while True:
@@ -197,6 +203,8 @@ class Routing:
                 await self.sync()
             except GatewayError as error:
                 log.error("the routes could not be brought up to date: %s", error)
+            except Exception:
+                log.exception("the routes could not be brought up to date")
 
     async def _keep_tending(self, name: str) -> None:
         while True:
@@ -208,3 +216,5 @@ class Routing:
             await self._masters[name].tend()
         except GatewayError as error:
             log.error("the tunnel to %s: %s", name, error)
+        except Exception:
+            log.exception("the tunnel to %s", name)

@@ -117,6 +117,10 @@ class Login(_Strict):
     ] = "~/.gateway"
     bin: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")] = "/usr/bin"
 
+    def owner(self, user: str) -> str:
+        """Return the account that a person's jobs belong to."""
+        return self.user if self.act_as == "service" else user
+
 
 class Tunnel(_Strict):
     """How the traffic reaches the compute nodes. What is left out is the login node's."""
@@ -239,7 +243,8 @@ def parse_site_config(text: str, source: str) -> SiteConfig:
     try:
         return SiteConfig.model_validate(data)
     except ValidationError as error:
-        faults = [_fault(source, node, details) for details in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        faults = [_fault(source, node, details) for details in found if not _follows(details, found)]
         raise ConfigError("\n".join(faults)) from None
 
 
@@ -252,6 +257,14 @@ def _load(text: str) -> tuple[yaml.Node | None, Any]:
         loader.dispose()
 
 
+def _follows(details: ErrorDetails, found: list[ErrorDetails]) -> bool:
+    """Return whether a list only seems too short because of the faults inside of it."""
+    here = details["loc"]
+    return details["type"] == "too_short" and any(
+        len(other["loc"]) > len(here) and other["loc"][: len(here)] == here for other in found
+    )
+
+
 def _fault(source: str, root: yaml.Node | None, details: ErrorDetails) -> str:
     where = ""
     for part in details["loc"]:
@@ -259,6 +272,8 @@ def _fault(source: str, root: yaml.Node | None, details: ErrorDetails) -> str:
     what = details["msg"].removeprefix("Value error, ")
     if details["type"] == "extra_forbidden":
         what = "there is no such key"
+    elif details["type"] == "too_short":
+        what = "there must be at least one"
     elif details["type"] == "string_pattern_mismatch":
         what = f"{details['input']!r} is not allowed here"
     separator = ": " if where else ""

@@ -249,7 +249,7 @@ _PAGES = {
     ),
     "hub.http": _Page(
         "503 Service Unavailable",
-        "The gateway is being restarted",
+        "One moment",
         "The gateway is being restarted. Running servers go on.",
         3,
     ),

@@ -58,6 +58,7 @@ class CommandLine:
                 await self._writer.drain()
                 return await self._answer()
         except (OSError, TimeoutError) as error:
+            self._writer.transport.abort()  # a late answer must not be taken for the next command's
             raise DataPlaneError(f"HAProxy gave no answer to {words[0]!r}: {error!r}") from error
 
     async def order(self, *words: str) -> None:

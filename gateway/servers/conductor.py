@@ -11,9 +11,9 @@ from functools import partial
 from typing import Self
 
 from gateway.errors import NotFound
-from gateway.lifecycle import Phase
+from gateway.lifecycle import NEXT, Event, Phase
 from gateway.metrics import Metrics
-from gateway.model import Choices, Secrets, Server, User, job_name
+from gateway.model import Choices, EndReason, Secrets, Server, User, job_name
 from gateway.pki import Authority
 from gateway.routing import Routing
 from gateway.servers.cluster import Cluster, News
@@ -63,7 +63,7 @@ class Servers:
         self._tools = Tools(instance, store, routing, authority, self._feed, metrics, clusters, news)
 
     async def __aenter__(self) -> Self:
-        self._tools.routing.on_lost(self.wake)
+        self._tools.routing.on_lost(self._lost)
         for server in [*await self._store.live(), *await self._store.uncleaned(CLEAN_WITHIN)]:
             self._begin(server)
         for name, cluster in self._clusters.items():
@@ -123,12 +123,23 @@ class Servers:
             raise NotFound(f"{user_name}/{name} is not running", "This server is not running.")
         server = await self._store.note(server.id, wanted=False)
         self._feed.publish(server)
+        if server.cluster not in self._clusters:
+            return await self._abandon(server)
         self.wake(server.id)
+        return server
+
+    async def _abandon(self, server: Server) -> Server:
+        """End a server whose cluster the gateway no longer knows, so that its name is free again."""
+        text = f"The cluster {server.cluster} is no longer there. Whether the job still runs is not known."
+        for event in (Event.NOT_FOUND, Event.STOP, Event.GONE):
+            if (server.phase, event) in NEXT:
+                server = await self._store.move(server.id, event, text, reason=EndReason.LOST)
+        self._feed.publish(server)
         return server
 
     async def changes(self, server_id: str) -> AsyncIterator[Server]:
         """Yield a server as it is, then whenever it changes, until it has ended."""
-        async for server in self._feed.watch(await self._store.get(server_id)):
+        async for server in self._feed.watch(server_id, self._store.get):
             yield server
 
     def wake(self, server_id: str) -> None:
@@ -140,9 +151,15 @@ class Servers:
         """Make the lives on one cluster look again: there is news about it."""
         for life in self._lives.values():
             if life.cluster == cluster:
-                life.wake()
+                life.heard()
+
+    def _lost(self, server_id: str) -> None:
+        if life := self._lives.get(server_id):
+            life.lost()
 
     def _begin(self, server: Server) -> None:
+        if server.id in self._lives:
+            return
         if server.cluster not in self._clusters:
             log.error("%s is on a cluster that has no site config any more: nothing is known of it", server)
             return

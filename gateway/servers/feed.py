@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from gateway.lifecycle import Phase
 from gateway.model import Server
@@ -23,17 +23,18 @@ class Feed:
                 queue.get_nowait()
             queue.put_nowait(server)
 
-    async def watch(self, server: Server) -> AsyncIterator[Server]:
-        """Yield ``server``, then each newer state of it, until it has ended."""
+    async def watch(self, server_id: str, read: Callable[[str], Awaitable[Server]]) -> AsyncIterator[Server]:
+        """Yield a server as ``read`` finds it, then each newer state of it, until it has ended."""
         queue: asyncio.Queue[Server] = asyncio.Queue()
-        self._watchers[server.id].add(queue)
+        self._watchers[server_id].add(queue)  # before it is read: what changes meanwhile is not missed
         try:
+            server = await read(server_id)
             while True:
                 yield server
                 if server.phase is Phase.ENDED:
                     return
                 server = await queue.get()
         finally:
-            self._watchers[server.id].discard(queue)
-            if not self._watchers[server.id]:
-                del self._watchers[server.id]
+            self._watchers[server_id].discard(queue)
+            if not self._watchers[server_id]:
+                del self._watchers[server_id]

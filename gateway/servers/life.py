@@ -14,7 +14,7 @@ from typing import Any
 from gateway.dataplane.probe import probe
 from gateway.decide import LISTINGS_TO_BELIEVE, Act, Decision, Sighting, decide, how_it_ended
 from gateway.errors import GatewayError, SubmitOutcomeUnknown
-from gateway.lifecycle import ROUTED, Event, Phase
+from gateway.lifecycle import ROUTED, WITH_JOB, Event, Phase
 from gateway.metrics import Metrics
 from gateway.model import EndReason, JobId, JobState, JobStatus, Secrets, Server, job_name
 from gateway.pki import Authority, server_name
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 SUBMIT_PATIENCE = 600.0
 #: Seconds between two listings that must both lack a job before a submit of unknown outcome is tried again.
 SETTLE_GAP = 5.0
+#: Seconds for which a submit may still be under way on the login node after its answer was lost.
+SUBMIT_MAY_TAKE = 75.0
 #: Seconds between two cancels of a job that is still there.
 CANCEL_AGAIN = 15.0
 #: Seconds between two requests that ask whether a ready server still answers.
@@ -70,6 +72,7 @@ class Life:
 
     def __init__(self, server: Server, tools: Tools) -> None:
         self._id = server.id
+        self._server = server
         self._tools = tools
         self._cluster = tools.clusters[server.cluster]
         self._news = tools.news[server.cluster]
@@ -83,6 +86,7 @@ class Life:
         self._cancelled_at = -CANCEL_AGAIN
         self._answered_at = 0.0
         self._silences = 0
+        self._unmade: int | None = None
         self._cleaned = 0
         self._troubles = 0
 
@@ -95,23 +99,33 @@ class Life:
         return self._cluster.site.name
 
     def wake(self) -> None:
-        """Make it look again now: there is news, or something else is wanted."""
+        """Make it look again now: something else is wanted."""
+        self._woken.set()
+
+    def heard(self) -> None:
+        """Make it look again if it waits for news of its job."""
+        if self._server.phase in WITH_JOB or self._server.phase is Phase.SUBMITTING:
+            self._woken.set()
+
+    def lost(self) -> None:
+        """Make it see at once whether there still is a way to the server."""
+        self._answered_at = -PROBE_READY
         self._woken.set()
 
     async def run(self) -> None:
         """Take step after step until nothing is left to do."""
         while True:
             self._woken.clear()
-            server = await self._tools.store.get(self._id)
             try:
-                pause = await self._step(server)
+                self._server = await self._tools.store.get(self._id)
+                pause = await self._step(self._server)
                 self._troubles = 0
             except GatewayError as error:
                 pause = self._back_off()
-                log.log(logging.INFO if error.transient else logging.ERROR, "%s %s", server, error)
+                log.log(logging.INFO if error.transient else logging.ERROR, "%s %s", self._server, error)
             except Exception:
                 pause = self._back_off()
-                log.exception("%s a step failed; it is tried again in %.0f s", server, pause)
+                log.exception("%s a step failed; it is tried again in %.0f s", self._server, pause)
             if pause is None:
                 return
             if pause > 0:
@@ -185,7 +199,7 @@ class Life:
             log.warning("%s %s", server, error)
             if error.transient:
                 await self._move(server, Event.NOT_FOUND, error.public)
-                return self._back_off()
+                raise
             await self._move(server, Event.REFUSED, error.public, reason=EndReason.REFUSED)
             return 0
         await self._accepted(server, job_id)
@@ -236,6 +250,8 @@ class Life:
         if job := await self._own_sight(server):
             await self._accepted(server, job.job_id)
             return 0
+        if not server.wanted and _age(server.changed) < SUBMIT_MAY_TAKE:
+            return SETTLE_GAP  # nobody would look for a job that is submitted only now
         await self._move(server, Event.NOT_FOUND, "The cluster did not take your job; trying again.")
         return 0
 
@@ -266,8 +282,6 @@ class Life:
                 sighting = Sighting(job, why=self._cluster.scheduler.why(job))
                 decision = decide(server, sighting, ports=site.tunnel.ports, age=_age(server.changed))
             return await self._carry_out(server, decision, sighting.job)
-        if self._news.trouble and server.phase is not Phase.READY:
-            server = await self._note(server, message=self._news.trouble)
         if server.phase in ROUTED or (server.phase is Phase.STARTING and server.port):
             return await self._reach(server)
         return PROBE_READY
@@ -329,13 +343,13 @@ class Life:
     async def _end(self, server: Server, state: JobState | None) -> None:
         assert server.job_id is not None  # noqa: S101  lifecycle.WITH_JOB
         try:
-            ending = await self._cluster.queue.ending(server.user, server.id, server.job_id)
+            ending = await self._cluster.queue.ending(server.user, server.id, server.job_id, state)
         except GatewayError as error:
             if error.transient:
                 raise
             log.warning("%s nobody says how it ended: %s", server, error)
-            ending = Ending(None, None, "")
-        reason, text = how_it_ended(server, state or ending.state, ending.exit, ending.log_tail)
+            ending = Ending(state, None, "")
+        reason, text = how_it_ended(server, ending.state, ending.exit, ending.log_tail)
         await self._move(server, Event.GONE, text, reason=reason)
 
     # --- the way to it ------------------------------------------------------------------------------
@@ -343,8 +357,7 @@ class Life:
     async def _reach(self, server: Server) -> float:
         """See that there is a way to the application, and ask whether it answers."""
         since = time.monotonic() - self._answered_at
-        recent = server.phase is Phase.READY and not self._silences and since < PROBE_READY
-        if recent and (server.id, server.generation) in await self._cluster.masters.forwards():
+        if server.phase is Phase.READY and not self._silences and since < PROBE_READY:
             return PROBE_READY - since
         try:
             server, socket = await self._way(server)
@@ -370,8 +383,11 @@ class Life:
         forwards = await self._cluster.masters.forwards()
         if socket := forwards.get((server.id, server.generation)):
             return server, socket
-        server = await self._tools.store.note(server.id, generation=server.generation + 1)
+        if self._unmade != server.generation:  # else the last try made none, and its number is still free
+            server = await self._tools.store.note(server.id, generation=server.generation + 1)
+        self._unmade = server.generation
         socket = await self._cluster.masters.forward(server.id, server.generation, host, port)
+        self._unmade = None
         if server.phase in ROUTED:
             await self._tools.routing.sync()
         return server, socket
@@ -385,11 +401,14 @@ class Life:
 
     async def _silent(self, server: Server, reason: str) -> float:
         self._silences += 1
-        log.debug("%s does not answer: %s", server, reason)
-        if server.phase is Phase.READY and self._silences >= SILENCES_TO_BELIEVE:
+        if self._silences == SILENCES_TO_BELIEVE:
             log.warning("%s does not answer: %s", server, reason)
-            await self._move(server, Event.SILENT, "The server does not answer at the moment.")
-        self._cluster.poller.hurry()
+            self._cluster.poller.hurry()
+        if self._silences >= SILENCES_TO_BELIEVE:
+            if server.phase is Phase.READY:
+                await self._move(server, Event.SILENT, "The server does not answer at the moment.")
+            elif server.phase is Phase.STARTING:
+                await self._note(server, message=f"It runs on {server.host}, but does not answer yet.")
         return min(PROBE_WAITING * self._silences, PROBE_SLOWEST)
 
     # --- after it -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any, Self
 from sqlalchemy import Row, event, insert, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql import Select
 
@@ -65,8 +66,8 @@ class Database:
             async with self._engine.connect() as connection:
                 rows: Sequence[Row[Any]] = (await connection.execute(query)).all()
                 return rows
-        except DBAPIError as error:
-            raise DatabaseUnreachable(f"{type(error.orig).__name__}: {error.orig}") from error
+        except (DBAPIError, PoolTimeoutError) as error:
+            raise _unreachable(error) from error
 
     async def row(self, query: Select[Any]) -> Row[Any] | None:
         """Return the first row of ``query``, if there is one."""
@@ -81,8 +82,8 @@ class Database:
                     yield connection
             except IntegrityError:
                 raise  # a fact about the data, for the caller to understand
-            except DBAPIError as error:
-                raise DatabaseUnreachable(f"{type(error.orig).__name__}: {error.orig}") from error
+            except (DBAPIError, PoolTimeoutError) as error:
+                raise _unreachable(error) from error
 
     async def instance(self) -> str:
         """Return this database's own random name, made when it is first asked for."""
@@ -94,6 +95,12 @@ class Database:
             made = random_word(6)
             await connection.execute(insert(tables.meta).values(key="instance", value=made))
             return made
+
+
+def _unreachable(error: DBAPIError | PoolTimeoutError) -> DatabaseUnreachable:
+    """Return our error, without the statement's values, which SQLAlchemy's own would show."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return DatabaseUnreachable(f"{type(cause).__name__}: {cause}")
 
 
 def _sqlite_pragmas(connection: Any, _record: object) -> None:

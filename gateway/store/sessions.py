@@ -56,7 +56,7 @@ class SessionStore:
     async def login(self, user: User, session_hash: str, expires: datetime) -> None:
         """Remember that ``user`` has logged in with a browser, and what the directory says of them."""
         async with self._database.writing() as connection:
-            await _upsert_user(connection, user, login=True)
+            await _upsert_user(connection, user)
             await connection.execute(delete(sessions).where(sessions.c.expires <= _now()))
             await connection.execute(delete(codes).where(codes.c.expires <= _now()))
             await connection.execute(
@@ -109,15 +109,14 @@ class SessionStore:
             return None
         return Code(row.session_hash, row.server_path, row.state_hash, row.host)
 
-    async def add_grant(self, cookie_hash: str, session_hash: str, server_id: str, expires: datetime) -> None:
-        """Let the browser with this grant cookie reach a server, for as long as its session lasts."""
-        key = (grants.c.cookie_hash == cookie_hash) & (grants.c.server_id == server_id)
-        values = {"session_hash": session_hash, "expires": expires}
+    async def add_grants(
+        self, cookie_hash: str, session_hash: str, server_ids: Sequence[str], expires: datetime
+    ) -> None:
+        """Let the browser with this new grant cookie reach servers, for as long as its session lasts."""
+        row = {"cookie_hash": cookie_hash, "session_hash": session_hash, "expires": expires}
+        rows = [{**row, "server_id": server_id} for server_id in server_ids]
         async with self._database.writing() as connection:
-            changed = await connection.execute(update(grants).where(key).values(values))
-            if not changed.rowcount:
-                row = {"cookie_hash": cookie_hash, "server_id": server_id, **values}
-                await connection.execute(insert(grants).values(row))
+            await connection.execute(insert(grants), rows)
 
     async def grants(self) -> Sequence[GrantRow]:
         """Return every grant that holds now: its session lives and its server has not ended."""
@@ -132,30 +131,30 @@ class SessionStore:
         ]
 
     async def add_token(self, user: User, token_hash: str, note: str, expires: datetime) -> None:
-        """Remember an API token of ``user``, who is made known, or an administrator, if need be."""
-        row = {"hash": token_hash, "user": user.name, "note": note, "created": _now(), "expires": expires}
+        """Remember an API token. It holds for ``user``, and for an administrator's acts if ``user`` is one.
+
+        Whether the person is an administrator at the pages stays the directory's word.
+        """
+        row = {"hash": token_hash, "user": user.name, "note": note, "admin": user.admin}
+        times = {"created": _now(), "expires": expires}
         async with self._database.writing() as connection:
             known = await connection.execute(select(users.c.name).where(users.c.name == user.name))
-            if user.admin or known.first() is None:
-                await _upsert_user(connection, user, login=False)
+            if known.first() is None:
+                await connection.execute(insert(users).values(name=user.name, admin=False, created=_now()))
             await connection.execute(delete(tokens).where(tokens.c.expires <= _now()))
-            await connection.execute(insert(tokens).values(row))
+            await connection.execute(insert(tokens).values(**row, **times))
 
     async def token_user(self, token_hash: str) -> User | None:
-        """Return whose token this is, unless it has expired."""
-        query = (
-            select(users.c.name, users.c.admin)
-            .join_from(tokens, users)
-            .where(tokens.c.hash == token_hash, tokens.c.expires > _now())
+        """Return for whom this token holds, unless it has expired."""
+        query = select(tokens.c.user, tokens.c.admin).where(
+            tokens.c.hash == token_hash, tokens.c.expires > _now()
         )
         row = await self._database.row(query)
-        return None if row is None else User(row.name, row.admin)
+        return None if row is None else User(row.user, row.admin)
 
 
-async def _upsert_user(connection: AsyncConnection, user: User, *, login: bool) -> None:
-    values: dict[str, Any] = {"admin": user.admin}
-    if login:
-        values["last_login"] = _now()
+async def _upsert_user(connection: AsyncConnection, user: User) -> None:
+    values: dict[str, Any] = {"admin": user.admin, "last_login": _now()}
     changed = await connection.execute(update(users).where(users.c.name == user.name).values(values))
     if not changed.rowcount:
         await connection.execute(insert(users).values(name=user.name, created=_now(), **values))

@@ -89,6 +89,7 @@ tokens = Table(
     Column("hash", String(64), primary_key=True),
     Column("user", ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
     Column("note", Text, nullable=False),
+    Column("admin", Boolean, nullable=False),
     Column("created", Instant, nullable=False),
     Column("expires", Instant, nullable=False, index=True),
 )

@@ -184,9 +184,9 @@ class TakeCode(OnServerPath):
         The old cookie is not taken up again: a page of a server may have set it and know its value.
         """
         cookie = secrets.token_urlsafe(32)
-        for each in await self.services.records.servers_of(user.name):
-            if is_open(each):
-                await self.services.routing.give(secret_hash(cookie), session.hash, each, session.expires)
+        others = [each for each in await self.services.records.servers_of(user.name) if is_open(each)]
+        servers = [server, *(each for each in others if each.id != server.id)]
+        await self.services.routing.give(secret_hash(cookie), session.hash, servers, session.expires)
         self.give_cookie(ROUTE_COOKIE, cookie, int((session.expires - self.now()).total_seconds()))
         self.give_cookie(ENTERED_COOKIE, server.id, BACK_TOO_SOON_SECONDS)
         log.info("%s entered from %s", server, self.request.remote_ip)

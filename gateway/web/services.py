@@ -25,10 +25,6 @@ class Sessions(Protocol):
         """Return a session that has not expired."""
         ...
 
-    async def end_session(self, session_hash: str) -> None:
-        """Forget a session."""
-        ...
-
     async def token_user(self, token_hash: str) -> User | None:
         """Return whose API token this is."""
         ...
@@ -73,12 +69,14 @@ class Conductor(Protocol):
 class Routing(Protocol):
     """Opens and closes the proxy's ways for browsers; ``gateway.routing``."""
 
-    async def give(self, cookie_hash: str, session_hash: str, server: Server, expires: datetime) -> None:
-        """Let the browser with this grant cookie reach a server; returns when the proxy has it."""
+    async def give(
+        self, cookie_hash: str, session_hash: str, servers: Sequence[Server], expires: datetime
+    ) -> None:
+        """Let the browser with this grant cookie reach servers; returns when the proxy knows of the first."""
         ...
 
     async def revoke(self, session_hash: str) -> None:
-        """Take all that a session was given, and end its open connections."""
+        """End a session: all that it was given, and its open connections."""
         ...
 
 

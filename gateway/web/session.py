@@ -7,7 +7,7 @@ import secrets
 from datetime import timedelta
 from typing import cast
 
-from gateway.errors import DirectoryUnreachable, GatewayError
+from gateway.errors import DataPlaneError, DirectoryUnreachable, GatewayError
 from gateway.model import User
 from gateway.origins import SESSION_COOKIE
 from gateway.web.attempts import FailedLogins
@@ -111,13 +111,12 @@ class Login(Page):
             return
         session, self.session, self.caller = self.session, None, None
         try:
-            await self.services.routing.revoke(session.hash)  # first: it needs to see the session's grants
-        except GatewayError as error:
+            await self.services.routing.revoke(session.hash)
+        except DataPlaneError as error:
             log.warning(
                 "[%s/] the proxy could not be told of the end of a session: %s", session.user.name, error
             )
         finally:
-            await self.services.sessions.end_session(session.hash)
             self.drop_cookie(SESSION_COOKIE)
 
 

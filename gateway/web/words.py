@@ -25,7 +25,7 @@ _PHASES: dict[Phase, tuple[int, str, str]] = {
 }
 
 _ENDS: dict[EndReason, tuple[str, str]] = {
-    EndReason.STOPPED: ("Stopped", "You stopped it."),
+    EndReason.STOPPED: ("Stopped", "It was stopped on request."),
     EndReason.FINISHED: ("Finished", "The application ended by itself."),
     EndReason.WALLTIME: (
         "Time is up",
@@ -68,9 +68,9 @@ def describe(server: Server) -> Words:
     if phase is Phase.ENDED and server.reason:
         title, sentence = _ENDS[server.reason]
     said, _, detail = server.message.strip().partition("\n")
-    return Words(
-        percent, title, said if said and phase is not Phase.STOPPING else sentence, detail.strip("\n")
-    )
+    if said and phase is not Phase.STOPPING and server.reason is not EndReason.STOPPED:
+        sentence = said
+    return Words(percent, title, sentence, detail.strip("\n"))
 
 
 def label(server_name: str) -> str:

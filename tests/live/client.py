@@ -223,6 +223,14 @@ class Person:
         assert answer.url.startswith(self.origin), f"not let in, but led to {answer.url}"
         return answer
 
+    def code_url(self, server: str = "") -> str:
+        """Go the way into a server up to the one-time code; return the address that takes the code."""
+        first = self.request("GET", self.url("lab", server), headers={**NAVIGATION, "Cookie": ""})
+        assert first.location.startswith(f"{self.hub}/hub/enter?"), f"{first.status} {first.location}"
+        second = self.request("GET", first.location, headers=NAVIGATION)
+        assert "/-gateway-enter?code=" in second.location, f"{second.status} {second.location}"
+        return second.location
+
     def url(self, path: str, server: str = "") -> str:
         """Return the URL of a path of a server."""
         return f"{self.origin}{_page(f'/user/{self.name}', server)}/{path}"

@@ -16,7 +16,7 @@ from tests.lab import Lab, gateway
 from tests.lab.accounts import BY_NAME, write_private
 from tests.lab.daemons import Daemon
 from tests.lab.nodes import LabError, Process, wait_until
-from tests.lab.staging import HOST
+from tests.lab.staging import COMPUTE_NODES, HOST
 from tests.live.client import CHOICES, Person
 
 STAND_IN = "/usr/local/sbin/stand-in"
@@ -53,7 +53,7 @@ class Scene:
     def prepare(self) -> None:
         """Install the small application, let nodes take many jobs, and start the hub."""
         text = Path(__file__).with_name("standin.py").read_text()
-        for node in ("cn1", "cn2"):
+        for node in COMPUTE_NODES:
             words = ["install", "-m", "755", "/dev/stdin", STAND_IN]
             self.lab.run(node, words, input=text, check=True)
         self.set_partition("debug", "OverSubscribe=FORCE:8")
@@ -72,6 +72,10 @@ class Scene:
         self.lab.clear_jobs()
         self.lab.write_gateway_config()
         self.lab.start_gateway()
+        for path in self._plan.parent.glob("deadly.*"):
+            path.unlink()
+        for node in COMPUTE_NODES:
+            self.lab.run(node, ["rm", "-f", STAND_IN], check=True)
 
     def begin(self) -> None:
         """Have the hub run without a plan; count from now on."""
@@ -355,8 +359,10 @@ class Scene:
         self.wait(self.ids.keys() - set(routed), "ended")
         with suppress(LabError):
             wait_until(lambda: self.is_as_it_should(routed), "all is as it should be", 20, 0.2)
-        assert self._facts() == self._expected(routed)
-        assert self._next_job() - self._first_job == len(self.ids) - len(never)
+        facts, expected = self._facts(), self._expected(routed)
+        assert not (wrong := {k: (facts[k], expected[k]) for k in facts if facts[k] != expected[k]}), wrong
+        submitted, wanted = self._next_job() - self._first_job, len(self.ids) - len(never)
+        assert submitted == wanted, f"{submitted} jobs were submitted, not {wanted}"
         told = {key: (state["id"], state["job_id"]) for key, state in self.states(routed).items()}
         for key in routed:
             status, who = self.answer(key)

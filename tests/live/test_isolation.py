@@ -385,15 +385,6 @@ def test_her_own_websocket_from_a_page_of_his_is_refused(stage: Stage) -> None:
 # --- the way in ---
 
 
-def code_url(person: Person) -> str:
-    """Go the way into one's own server up to the one-time code, and return the address that takes it."""
-    first = person.request("GET", person.url("lab"), headers=NAVIGATION | {"Cookie": ""})
-    assert first.location.startswith(f"{person.hub}/hub/enter?"), first.location
-    second = person.request("GET", first.location, headers=NAVIGATION)
-    assert "/-gateway-enter?code=" in second.location
-    return second.location
-
-
 def test_a_person_is_refused_at_the_hub_on_the_way_to_somebody_elses_server(stage: Stage) -> None:
     asked = stage.bob.open(stage.alice.url("lab"))
     assert asked.status == 403
@@ -408,7 +399,7 @@ def test_a_person_is_refused_at_the_hub_on_the_way_to_somebody_elses_server(stag
 
 def test_her_code_is_worth_nothing_in_his_browser_and_nothing_after(stage: Stage) -> None:
     stage.bob.open(stage.alice.url("lab"))  # gives him a state cookie on her origin
-    url = code_url(stage.alice)
+    url = stage.alice.code_url()
     taken = stage.bob.request("GET", url, headers=NAVIGATION)
     assert taken.status == 403
     assert ROUTE not in stage.bob.jar.get(stage.alice.host, {})
@@ -416,7 +407,7 @@ def test_her_code_is_worth_nothing_in_his_browser_and_nothing_after(stage: Stage
 
 
 def test_a_code_works_once_even_in_the_browser_it_is_for(stage: Stage) -> None:
-    url = code_url(stage.alice)
+    url = stage.alice.code_url()
     assert stage.alice.request("GET", url, headers=NAVIGATION).status == 302
     cookie = stage.alice.jar[stage.alice.host][ROUTE]
     assert stage.alice.request("GET", url, headers=NAVIGATION).status == 403
@@ -428,7 +419,7 @@ def test_his_code_is_worth_nothing_at_another_host_or_path(stage: Stage, name: s
     host = f"{name}.{HOST}" if name else HOST
     user = name or "alice"
     for source, target in ((stage.bob.host, host), (f"{stage.bob.host}", stage.bob.host)):
-        url = code_url(stage.bob).replace(source, target).replace("/user/bob/", f"/user/{user}/", 1)
+        url = stage.bob.code_url().replace(source, target).replace("/user/bob/", f"/user/{user}/", 1)
         state = stage.bob.jar[stage.bob.host]["__Host-gateway-state"]
         headers = NAVIGATION | {"Cookie": f"__Host-gateway-state={state}"}
         answer = stage.bob.request("GET", url, headers=headers)
@@ -444,7 +435,7 @@ def test_a_code_leads_only_to_pages_of_the_gateway(stage: Stage) -> None:
         "/\\evil.example",
         "javascript:1",
     ):
-        url = code_url(stage.bob).partition("&to=")[0] + "&" + urlencode({"to": target})
+        url = stage.bob.code_url().partition("&to=")[0] + "&" + urlencode({"to": target})
         answer = stage.bob.request("GET", url, headers=NAVIGATION)
         assert answer.status == 302
         assert answer.location == stage.bob.url("")

@@ -349,6 +349,13 @@ def test_the_service_account_does_not_act_for_itself(account: Account) -> None:
     assert done.status == LauncherStatus.REFUSED
 
 
+def test_through_sudo_no_program_runs_that_others_could_have_put_there(account: Account) -> None:
+    (account.root / "bin").chmod(0o777)
+    text = sections([("bin", str(account.root / "bin").encode()), ("limit", b"20"), ("word", b"sbatch")])
+    assert account.launch("run", ID, stdin=text, SUDO_USER="svc").status == LauncherStatus.REFUSED
+    assert account.launch("run", ID, stdin=text).status == LauncherStatus.DONE
+
+
 def test_an_environment_of_the_caller_changes_nothing(account: Account) -> None:
     done = account.launch("remove", ID, stdin=sections([("statedir", b"~/.gateway")]), IFS="g", CDPATH="/etc")
     assert read_files(done) == {}

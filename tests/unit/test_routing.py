@@ -119,7 +119,7 @@ async def test_a_stopped_servers_address_is_the_hubs_and_not_the_default_servers
 async def test_a_grant_is_given_when_the_proxy_knows_it(
     routing: Routing, proxy: Proxy, ready: Server
 ) -> None:
-    await routing.give(COOKIE, "session", ready, LATER)
+    await routing.give(COOKIE, "session", [ready], LATER)
     assert list(proxy.simulated.actual().grants.values()) == [str(int(LATER.timestamp()))]
 
 
@@ -128,20 +128,20 @@ async def test_a_grant_that_the_proxy_did_not_take_is_not_said_to_be_given(
 ) -> None:
     proxy.failing = {ready.id: "no such map"}
     with pytest.raises(DataPlaneError, match="no such map"):
-        await routing.give(COOKIE, "session", ready, LATER)
+        await routing.give(COOKIE, "session", [ready], LATER)
 
 
 async def test_another_servers_failure_does_not_withhold_a_grant(
     routing: Routing, proxy: Proxy, ready: Server
 ) -> None:
     proxy.failing = {"zzzzzzzzzz": "no such map"}
-    await routing.give(COOKIE, "session", ready, LATER)
+    await routing.give(COOKIE, "session", [ready], LATER)
 
 
 async def test_a_logout_ends_grants_and_open_connections(
     routing: Routing, proxy: Proxy, ready: Server
 ) -> None:
-    await routing.give(COOKIE, "session", ready, LATER)
+    await routing.give(COOKIE, "session", [ready], LATER)
     await routing.revoke("session")
     assert proxy.simulated.actual().grants == {}
     assert f"{ready.id}.1" in proxy.shut
@@ -150,7 +150,7 @@ async def test_a_logout_ends_grants_and_open_connections(
 async def test_a_logout_cut_short_by_a_crash_is_finished_by_the_next_hub(
     routing: Routing, proxy: Proxy, ready: Server, sessions: SessionStore
 ) -> None:
-    await sessions.add_grant(COOKIE, "session", ready.id, LATER)
+    await sessions.add_grants(COOKIE, "session", [ready.id], LATER)
     await sessions.end_session("session")  # and here the hub was killed, the grant already out of HAProxy
     await routing.sync()
     assert proxy.shut == [f"{ready.id}.1"]
@@ -176,6 +176,18 @@ async def test_the_route_goes_with_the_server_and_then_its_forward(
     assert proxy.simulated.actual().routes == {}
     assert proxy.simulated.actual().secrets == {}
     assert tunnels.there == {}
+
+
+async def test_a_forward_that_is_made_during_a_run_is_left_alone(
+    routing: Routing, proxy: Proxy, ready: Server, servers: ServerStore, tunnels: Tunnels
+) -> None:
+    proxy.slow = 0.05
+    run = asyncio.create_task(routing.sync())
+    await asyncio.sleep(0.02)
+    await servers.note(ready.id, generation=2)
+    tunnels.there[ready.id, 2] = Path(f"/run/gateway/t/lab/0/{ready.id}.2.sock")
+    await run
+    assert list(tunnels.there) == [(ready.id, 2)]
 
 
 async def test_a_lost_forward_is_told_to_the_conductor(

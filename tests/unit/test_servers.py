@@ -31,10 +31,13 @@ from gateway.queue import Ending, Queue
 from gateway.routing import Routing
 from gateway.schedulers import get
 from gateway.servers import Cluster, Servers, life
+from gateway.servers.feed import Feed
 from gateway.siteconfig import parse_site_config
 from gateway.store import Database, ServerStore, upgrade
+from gateway.store.database import DatabaseUnreachable
 from gateway.store.sealed import Seal
 from tests.unit.test_siteconfig import GOOD
+from tests.unit.test_store import SERVER
 
 ALICE = User("alice")
 CHOICES = Choices("cascade", "lab", "short", 5, 1, 500)
@@ -57,7 +60,7 @@ class World:
     forwards_made: dict[tuple[str, int], Path] = field(default_factory=dict)
     synced: int = 0
     files: Mapping[str, bytes] = field(default_factory=dict)
-    auto_start: bool = True
+    tell_lost: Any = None
 
     def owner(self, user: str) -> str:
         return user
@@ -89,8 +92,8 @@ class World:
         if job_id in self.jobs:
             self.jobs[job_id] = replace(self.jobs[job_id], state=JobState.CANCELLED)
 
-    async def ending(self, user: str, server_id: str, job_id: JobId) -> Ending:
-        return Ending(None, None, "the last line of the log")
+    async def ending(self, user: str, server_id: str, job_id: JobId, state: JobState | None = None) -> Ending:
+        return Ending(state, None, "the last line of the log")
 
     async def remove(self, user: str, server_id: str) -> None:
         self.removed.append(server_id)
@@ -112,7 +115,7 @@ class World:
         return None
 
     def on_lost(self, call: Any) -> None:
-        pass
+        self.tell_lost = call
 
     async def probe(self, *_: Any, **__: Any) -> Answer:
         return Answer(Outcome.READY if self.answering else Outcome.REFUSED, "")
@@ -373,7 +376,7 @@ async def test_a_lost_forward_is_made_again_under_a_new_path(
     async with conductor() as servers:
         server = await ready(servers, store, world)
         world.forwards_made.clear()
-        servers.wake(server.id)
+        world.tell_lost(server.id)
         async with asyncio.timeout(5):
             while not world.forwards_made:
                 await asyncio.sleep(0.01)
@@ -415,6 +418,50 @@ async def test_a_duplicate_of_ones_own_is_cancelled(conductor: Any, world: World
             while world.cancels != ["999"]:
                 await asyncio.sleep(0.01)
         assert (await store.get(server.id)).phase is Phase.READY
+
+
+async def test_a_database_that_fails_for_a_moment_ends_no_life(
+    conductor: Any, world: World, store: ServerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        get, failed = ServerStore.get, asyncio.Event()
+
+        async def failing(self: ServerStore, server_id: str) -> Server:
+            failed.set()
+            raise DatabaseUnreachable("database is locked")
+
+        monkeypatch.setattr(ServerStore, "get", failing)
+        world.tell_lost(server.id)
+        await asyncio.wait_for(failed.wait(), 5)
+        monkeypatch.setattr(ServerStore, "get", get)
+        await servers.stop("alice", "")
+        await until(store, server.id, Phase.ENDED)
+
+
+async def test_a_server_on_a_cluster_that_is_gone_can_be_ended_and_started_anew(
+    conductor: Any, world: World, store: ServerStore, authority: Authority, metrics: Metrics
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+    async with Servers(INSTANCE, store, cast("Routing", world), authority, {}, metrics) as servers:
+        await servers.stop("alice", "")
+    ended = await store.get(server.id)
+    assert (ended.phase, ended.reason) == (Phase.ENDED, EndReason.LOST)
+    assert "no longer there" in ended.message
+    async with conductor() as servers:
+        await servers.start(ALICE, "", CHOICES)
+
+
+async def test_a_change_while_a_watcher_is_reading_is_not_missed(store: ServerStore) -> None:
+    feed, now = Feed(), replace(SERVER, phase=Phase.STARTING)
+
+    async def read(_: str) -> Server:
+        feed.publish(replace(now, phase=Phase.ENDED))
+        return now
+
+    async with asyncio.timeout(5):
+        assert [each.phase async for each in feed.watch(now.id, read)] == [Phase.STARTING, Phase.ENDED]
 
 
 async def test_watchers_see_every_server_through_to_its_end(

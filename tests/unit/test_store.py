@@ -157,8 +157,7 @@ async def test_grants_end_with_their_session_and_their_server(
     await servers.create(SERVER, SECRETS)
     for name in ("s1", "s2"):
         await sessions.login(User("alice"), name, later)
-        await sessions.add_grant(f"cookie-{name}", name, SERVER.id, later)
-    await sessions.add_grant("cookie-s1", "s1", SERVER.id, later)
+        await sessions.add_grants(f"cookie-{name}", name, [SERVER.id], later)
     assert sorted(grant.cookie_hash for grant in await sessions.grants()) == ["cookie-s1", "cookie-s2"]
     await sessions.end_session("s1")
     assert await sessions.revocations() == [SERVER.id]

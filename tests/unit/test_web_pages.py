@@ -128,7 +128,7 @@ async def test_a_login_gets_a_new_cookie_and_ends_the_old_session_with_its_grant
 ) -> None:
     old = alice.jar[HUB_HOST][SESSION_COOKIE]
     (old_hash,) = world.sessions.sessions
-    await world.routing.give("c" * 64, old_hash, server(), world.clock())
+    await world.routing.give("c" * 64, old_hash, [server()], world.clock())
     page = await alice.fetch(f"{HUB}/hub/home")
     await alice.submit(page, f"{HUB}/hub/login", username="bob", password="bobpw")
     assert alice.jar[HUB_HOST][SESSION_COOKIE] != old
@@ -146,7 +146,7 @@ async def test_a_link_does_not_log_out_and_the_button_takes_everything_back(
     alice: Browser, world: World
 ) -> None:
     (session_hash,) = world.sessions.sessions
-    await world.routing.give("c" * 64, session_hash, server(), world.clock())
+    await world.routing.give("c" * 64, session_hash, [server()], world.clock())
     page = await alice.fetch(f"{HUB}/hub/logout")
     assert len(world.sessions.sessions) == 1
     _, page = await alice.submit(page, f"{HUB}/hub/logout")

@@ -161,16 +161,21 @@ class FakeServers:
 
 
 class FakeRouting:
-    def __init__(self) -> None:
+    def __init__(self, sessions: FakeSessions) -> None:
+        self.sessions = sessions
         self.grants: dict[tuple[str, str], tuple[str, datetime]] = {}
         self.error: GatewayError | None = None
 
-    async def give(self, cookie_hash: str, session_hash: str, server: Server, expires: datetime) -> None:
+    async def give(
+        self, cookie_hash: str, session_hash: str, servers: Sequence[Server], expires: datetime
+    ) -> None:
         if self.error:
             raise self.error
-        self.grants[cookie_hash, server.id] = (session_hash, expires)
+        for server in servers:
+            self.grants[cookie_hash, server.id] = (session_hash, expires)
 
     async def revoke(self, session_hash: str) -> None:
+        await self.sessions.end_session(session_hash)
         if self.error:
             raise self.error
         self.grants = {key: value for key, value in self.grants.items() if value[0] != session_hash}
@@ -198,12 +203,13 @@ class World:
 
     @classmethod
     def new(cls, origins: Origins) -> World:
+        sessions = FakeSessions()
         return cls(
             origins,
             FakeAuthenticator(),
-            FakeSessions(),
+            sessions,
             FakeServers(),
-            FakeRouting(),
+            FakeRouting(sessions),
             Clock(),
             {"lab": site()},
         )

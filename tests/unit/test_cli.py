@@ -1,0 +1,352 @@
+"""The command line: what each command prints, and that a fault is one sentence and exit status 1."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gateway import __version__
+from gateway.cli import main
+from gateway.model import User
+from gateway.pki import Authority
+from gateway.store import Database, SessionStore
+
+SITE = """\
+version: 1
+name: cascade
+title: Cascade
+scheduler: slurm
+login: {hosts: [login1], user: svc, key: /etc/k, known_hosts: /etc/h, act_as: sudo}
+partitions:
+  - {name: short, max_walltime: 1h, max_cores: 4, max_memory: 8G}
+applications:
+  - {name: lab, title: JupyterLab, command: [jupyter, lab]}
+"""
+
+
+class Console:
+    """Runs commands in this process; the configuration's files are in ``directory``."""
+
+    def __init__(self, directory: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.directory = directory
+        self.config = directory / "gateway_config.py"
+        self.state = directory / "state"
+        self._capture = capture
+
+    def configure(self, text: str = "") -> None:
+        sites = self.directory / "sites"
+        sites.mkdir(exist_ok=True)
+        (sites / "cascade.yaml").write_text(SITE)
+        self.config.write_text(
+            f"c.Gateway.state_dir = '{self.state}'\nc.Gateway.run_dir = '{self.directory}/run'\n"
+            f"c.Gateway.site_dir = '{sites}'\n{text}"
+        )
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        """Return the exit status, standard output and standard error."""
+        try:
+            status = main(words)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = self._capture.readouterr()
+        return status, out, err
+
+    def output(self, *words: str) -> str:
+        status, out, err = self.run(*words)
+        assert (status, err) == (0, "")
+        return out
+
+    def fault(self, *words: str) -> str:
+        """Return the one line on standard error of a command that fails."""
+        status, out, err = self.run(*words)
+        assert (status, out) == (1, "")
+        assert err.count("\n") == 1
+        return err.strip()
+
+
+@pytest.fixture
+def console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Console]:
+    console = Console(tmp_path, capsys)
+    console.configure()
+    umask = os.umask(0o022)
+    yield console
+    os.umask(umask)
+
+
+# --- help, version --------------------------------------------------------------------------------------
+
+
+def test_the_version_is_the_packages(console: Console) -> None:
+    assert console.output("--version") == f"gateway {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["", "run", "check", "render", "launcher", "token", "db", "db upgrade"])
+def test_each_command_tells_what_it_does(console: Console, command: str) -> None:
+    text = console.output(*command.split(), "--help")
+    assert text.startswith(f"usage: gateway {command}".rstrip())
+
+
+def test_all_commands_are_listed(console: Console) -> None:
+    text = console.output("--help")
+    for command in ("run", "check", "render", "launcher", "token", "db"):
+        assert f"\n    {command} " in text
+
+
+def test_a_word_that_is_no_command_is_told(console: Console) -> None:
+    assert console.run("serve")[0] == 2
+    assert console.run()[0] == 2
+
+
+# --- run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("", "{config}: set c.Gateway.public_url: "),
+        ("c.Gateway.public_url = 'https://gw.example.org'\n", "{config}: set c.Gateway.tls_certificate: "),
+        (
+            "c.Gateway.public_url = 'https://gw'\nc.Gateway.tls_certificate = '/nonexistent.pem'\n",
+            "{config}: c.Gateway.tls_certificate: /nonexistent.pem: No such file or directory",
+        ),
+        ("c.Gateway.bind = [\n", "{config}:4: '[' was never closed"),
+    ],
+)
+def test_a_gateway_that_cannot_start_says_why_and_makes_nothing(
+    console: Console, settings: str, words: str
+) -> None:
+    console.configure(settings)
+    assert console.fault("run", "-f", str(console.config)).startswith(words.format(config=console.config))
+    assert not console.state.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("c.Ldap.ca_file = '{0}/none.pem'", "the directory's CA cannot be read: No such file or directory"),
+        ("c.Ldap.reader_password_file = '{0}/none'", "the directory reader's password cannot be read: "),
+        (
+            "c.Ldap.servers = ['ldaps://directory/']",
+            "directory server 'ldaps://directory/': write it as HOST",
+        ),
+        ("c.Ldap.user_base = 'people'", "DN 'people': "),
+        ("c.Gateway.public_url = 'http://gw/'", "public_url: http://gw/: write it as https://"),
+        ("c.Gateway.site_dir = '{0}/none'", "there is no site config (*.yaml) in this directory"),
+        ("c.Gateway.state_dir = '{0}/tls.pem'", "/tls.pem cannot be used: File exists"),
+    ],
+)
+def test_what_the_hub_needs_is_checked_before_anything_starts(
+    console: Console, setting: str, words: str
+) -> None:
+    here = console.directory
+    (here / "tls.pem").touch()
+    (here / "password").touch(0o600)
+    (here / "password").write_text("secret")
+    authority = Authority.open(here / "ca").node_ca
+    console.configure(
+        "c.Gateway.public_url = 'https://gw.example.org/'\n"
+        f"c.Gateway.tls_certificate = '{here}/tls.pem'\n"
+        "c.Ldap.servers = ['ldap.example.org']\n"
+        f"c.Ldap.ca_file = '{authority}'\n"
+        "c.Ldap.reader_dn = 'cn=reader,dc=example,dc=org'\n"
+        f"c.Ldap.reader_password_file = '{here}/password'\n"
+        "c.Ldap.user_base = 'ou=people,dc=example,dc=org'\n"
+        f"{setting.format(here)}\n"
+    )
+    assert words in console.fault("run", "-f", str(console.config))
+    assert not (here / "run/hub.sock").exists()
+
+
+# --- check ----------------------------------------------------------------------------------------------
+
+
+def test_good_site_configs_are_named_each(console: Console) -> None:
+    path = console.directory / "sites/cascade.yaml"
+    assert console.output("check", str(path)) == f"{path}: ok: Cascade (cascade, slurm), 1 partitions\n"
+
+
+def test_faults_of_all_files_are_told_with_their_lines(console: Console) -> None:
+    good, bad, none = (console.directory / name for name in ("sites/cascade.yaml", "bad.yaml", "none.yaml"))
+    bad.write_text(SITE.replace("1h", "soon").replace("jupyter, lab", ""))
+    status, out, err = console.run("check", str(bad), str(good), str(none))
+    assert (status, err) == (1, "")
+    assert out.splitlines() == [
+        f"{bad}:7: partitions[0].max_walltime: write a walltime as 30m, 4h, 2d, HH:MM:SS or D-HH:MM:SS",
+        f"{bad}:9: applications[0].command: there must be at least one",
+        f"{good}: ok: Cascade (cascade, slurm), 1 partitions",
+        f"{none}:1: cannot be read: No such file or directory",
+    ]
+
+
+# --- render ---------------------------------------------------------------------------------------------
+
+
+def test_the_script_of_a_cluster_is_printed_with_what_was_chosen(console: Console) -> None:
+    words = ("--user", "alice", "-o", "walltime=25m", "-o", "cores=2", "-f", str(console.config))
+    script = console.output("render", "cascade", *words)
+    assert script.startswith("#!/bin/sh\n")
+    for line in ("--partition=short", "--time=25", "--cpus-per-task=2", "--job-name=gw-aaaaaa-aaaaaaaaaa"):
+        assert f"\n#SBATCH {line}\n" in script
+    assert "/user/alice/" in script
+
+
+def test_a_site_configs_file_needs_no_configuration(console: Console) -> None:
+    path = str(console.directory / "sites/cascade.yaml")
+    assert console.output("render", path, "--user", "alice", "-f", "/nonexistent") == console.output(
+        "render", "cascade", "--user", "alice", "-f", str(console.config)
+    )
+
+
+def test_a_further_server_has_its_own_address(console: Console) -> None:
+    path = str(console.directory / "sites/cascade.yaml")
+    assert "/user/alice/exp-1/" in console.output("render", path, "--user", "alice", "--server", "exp-1")
+
+
+def test_where_the_service_account_runs_the_jobs_the_script_is_its(console: Console) -> None:
+    path = console.directory / "service.yaml"
+    path.write_text(SITE.replace("act_as: sudo", "act_as: service, state_dir: /scratch/%u"))
+    script = console.output("render", str(path), "--user", "alice")
+    assert "/scratch/svc/aaaaaaaaaa" in script
+    assert "/scratch/alice" not in script
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("nowhere", "--user", "alice"), "There is no cluster nowhere; there is cascade."),
+        (("cascade", "--user", "Alice Adams"), "'Alice Adams' is not an account's name."),
+        (
+            ("cascade", "--user", "alice", "-o", "partition=x"),
+            "There is no partition 'x'. There is: short.",
+        ),
+        (("cascade", "--user", "alice", "-o", "uid=0"), "Cascade has no such field: 'uid'."),
+        (
+            ("cascade", "--user", "alice", "-o", "walltime=2h"),
+            "The longest walltime on short is 1 hour.",
+        ),
+        (
+            ("cascade", "--user", "alice", "-o", "walltime"),
+            "Write an option as key=value, not as 'walltime'.",
+        ),
+        (
+            ("cascade", "--user", "alice", "-o", "cores=1", "-o", "cores=2"),
+            "'cores' is there more than once.",
+        ),
+    ],
+)
+def test_what_cannot_be_submitted_is_not_rendered(
+    console: Console, words: tuple[str, ...], sentence: str
+) -> None:
+    assert console.fault("render", *words, "-f", str(console.config)) == sentence
+
+
+def test_a_server_that_may_not_be_called_so_is_not_rendered(console: Console) -> None:
+    path = str(console.directory / "sites/cascade.yaml")
+    said = console.fault("render", path, "--user", "alice", "--server", "A B")
+    assert said.startswith("A server's name has 1 to 32 small letters")
+
+
+# --- launcher -------------------------------------------------------------------------------------------
+
+
+def test_the_launcher_is_printed_as_it_is_installed(console: Console) -> None:
+    source = Path(main.__code__.co_filename).parent / "launcher/gateway-launcher"
+    assert console.output("launcher") == source.read_text()
+
+
+def test_the_sudoers_lines_name_account_group_and_path(console: Console) -> None:
+    words = ("--sudoers", "--account", "svc", "--group", "hpc-users", "--path", "/opt/gw/launcher")
+    text = console.output("launcher", *words)
+    assert "\nsvc ALL=(%hpc-users) NOPASSWD: /opt/gw/launcher\n" in text
+    assert "\nDefaults!/opt/gw/launcher !log_input, !log_output\n" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        ("--group", "ALL"),
+        ("--group", "users\nroot ALL"),
+        ("--account", "svc,root"),
+        ("--path", "/bin/sh, /x"),
+        ("--path", "launcher"),
+    ],
+)
+def test_what_would_be_syntax_in_a_sudoers_file_is_refused(console: Console, option: str, word: str) -> None:
+    said = console.fault("launcher", "--sudoers", option, word)
+    assert said == f"{word!r} cannot stand in a sudoers file."
+
+
+# --- token, db ------------------------------------------------------------------------------------------
+
+
+def user_of(console: Console, token: str) -> User | None:
+    async def ask() -> User | None:
+        async with Database(f"sqlite+aiosqlite:///{console.state}/gateway.sqlite") as database:
+            return await SessionStore(database).token_user(hashlib.sha256(token.encode()).hexdigest())
+
+    return asyncio.run(ask())
+
+
+def test_a_token_is_printed_once_and_only_its_hash_is_kept(console: Console) -> None:
+    token = console.output("token", "alice", "-f", str(console.config)).strip()
+    assert len(token) >= 43
+    assert user_of(console, token) == User("alice")
+    assert all(token.encode() not in path.read_bytes() for path in console.state.iterdir())
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (console.state, *console.state.iterdir()))
+
+
+def test_a_token_of_an_administrator_is_asked_for(console: Console) -> None:
+    token = console.output("token", "carol", "--admin", "-f", str(console.config)).strip()
+    assert user_of(console, token) == User("carol", admin=True)
+
+
+def test_a_token_ends_after_the_days_that_were_asked_for(console: Console) -> None:
+    console.output("token", "alice", "--days", "2", "-f", str(console.config))
+    with sqlite3.connect(console.state / "gateway.sqlite") as connection:
+        ((expires,),) = connection.execute("select expires from tokens").fetchall()
+    connection.close()
+    left = datetime.fromisoformat(expires).replace(tzinfo=UTC) - datetime.now(UTC)
+    assert left.total_seconds() == pytest.approx(2 * 86400, abs=60)
+
+
+def test_a_token_for_no_account_or_no_time_is_not_made(console: Console) -> None:
+    config = ("-f", str(console.config))
+    assert console.fault("token", "Alice Adams", *config) == "'Alice Adams' is not an account's name."
+    for days in ("0", "-1", "9" * 20, "x"):
+        status, _, err = console.run("token", "alice", "--days", days, *config)
+        assert status == 2
+        assert "a token holds for 1 to 3660 days" in err
+    assert not console.state.exists()
+
+
+def test_an_upgrade_makes_the_schema_and_a_second_one_finds_it(console: Console) -> None:
+    first = console.output("db", "upgrade", "-f", str(console.config))
+    assert first.startswith("the schema was empty and is ")
+    head = first.split()[-1]
+    assert console.output("db", "upgrade", "-f", str(console.config)) == (
+        f"the schema was {head} and is {head}\n"
+    )
+
+
+def test_a_database_of_another_version_is_not_touched(console: Console) -> None:
+    console.output("db", "upgrade", "-f", str(console.config))
+    with sqlite3.connect(console.state / "gateway.sqlite") as connection:
+        connection.execute("update alembic_version set version_num = '9999'")
+    connection.close()
+    said = console.fault("token", "alice", "-f", str(console.config))
+    assert said.startswith("the database has schema 9999, not ")
+    assert said.endswith(": run gateway db upgrade")
+
+
+@pytest.mark.parametrize("command", [("token", "alice"), ("db", "upgrade")])
+def test_a_state_directory_that_cannot_be_used_is_told(console: Console, command: tuple[str, ...]) -> None:
+    console.state.touch()
+    said = console.fault(*command, "-f", str(console.config))
+    assert said == f"{console.state} cannot be used: File exists"
