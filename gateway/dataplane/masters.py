@@ -138,6 +138,12 @@ class Masters:
         masters = [master for master in self._on_disk() if master.index not in self._starting]
         answers = await asyncio.gather(*(master.alive() for master in masters))
         for master, alive in zip(masters, answers, strict=True):
+            if alive and not master.is_as_set():
+                log.warning(
+                    "[%s] master %d has other settings and is ended", self._settings.cluster, master.index
+                )
+                await master.end()
+                alive = False
             if alive:
                 self._alive[master.index] = master
                 for server_id, generation in master.leftovers():

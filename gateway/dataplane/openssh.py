@@ -6,6 +6,7 @@ can use it, so a restarted hub finds everything again. The directory holds:
 - ``ctl``, the control socket (ControlPath in ssh_config(5));
 - ``pid``, written once the master is usable;
 - ``log``, what ssh said since it was started;
+- ``made-with``, the settings that it was started with;
 - ``ID.G.sock``, the socket of one forward, and ``ID.G.to``, the "host port" it leads to.
 """
 
@@ -77,6 +78,7 @@ class Master:
         self._control = self.directory / "ctl"
         self._pid_file = self.directory / "pid"
         self._log_file = self.directory / "log"
+        self._made_with = self.directory / "made-with"
 
     def __repr__(self) -> str:
         return f"<Master {self._settings.cluster}/{self.index}: {len(self.sockets())} forwards>"
@@ -118,6 +120,13 @@ class Master:
             self._pid_file.write_text(found[1], "ascii")
         return True
 
+    def is_as_set(self) -> bool:
+        """Return whether it was made with the settings of today, and not before they were changed."""
+        try:
+            return self._made_with.read_text("utf-8") == self._settings.destination
+        except FileNotFoundError:
+            return False
+
     async def start(self, host: str) -> None:
         """Connect to a login node and stay connected, whatever becomes of this process.
 
@@ -132,6 +141,7 @@ class Master:
         """
         try:
             self._make_directory()
+            self._made_with.write_text(self._settings.destination, "utf-8")
             with self._log_file.open("ab") as said:
                 status = (await _run(self._connect(host), self._settings.timeout + 5, said)).status
         except TimeoutError:

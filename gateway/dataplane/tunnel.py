@@ -55,6 +55,11 @@ class TunnelSettings:
     timeout: float = 10.0
     retry: tuple[float, float] = (1.0, 60.0)
 
+    @property
+    def destination(self) -> str:
+        """Where it leads and as whom, in words: a master that was made with others is of no use."""
+        return f"{','.join(self.hosts)} {self.port} {self.user} {self.key} {self.known_hosts}"
+
     def check(self) -> None:
         """Refuse what cannot work.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.origins import ENTERED_COOKIE
+from gateway.routes import HUB
 from tests.lab import Lab, gateway
 from tests.lab.accounts import BY_NAME, write_private
 from tests.lab.daemons import Daemon
@@ -382,14 +383,14 @@ class Scene:
         }
 
     def _facts(self) -> dict[str, Any]:
-        servers, routes = self.proxy_servers(), self.proxy_map("routes")
-        names = sorted(value for _, value in routes)
+        servers = self.proxy_servers()
+        routes = {key: value for key, value in self.proxy_map("routes") if value != HUB}
         return {
             "jobs": {server_id: len(jobs) for server_id, jobs in self.jobs().items()},
             "state directories": self.state_dirs(),
             "forwards": sorted(name.partition(".")[0] for name in self.forwards()),
             "servers": {name.partition(".")[0]: state for name, state in servers.items()},
-            "routes": {key: value.partition(".")[0] for key, value in routes},
-            "one generation": sorted(servers) == names == self.forwards(),
+            "routes": {key: value.partition(".")[0] for key, value in routes.items()},
+            "one generation": sorted(servers) == sorted(routes.values()) == self.forwards(),
             "secrets": [key for key, _ in self.proxy_map("secrets")],
         }

@@ -226,7 +226,7 @@ def die_at_each_order(scene: Scene, ready: Collection[str]) -> int:
     def statuses() -> set[int]:
         return {scene.answer(key, enter=False)[0] for key in ready}
 
-    for orders in range(20):
+    for orders in range(30):
         scene.kill()
         scene.launch(orders=orders)
         wait_until(lambda: not scene.lives() or through(), "it dies, or is through", 40, 0.1)

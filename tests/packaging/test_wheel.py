@@ -1,4 +1,4 @@
-"""The wheel holds all that the gateway needs and runs from anywhere, built from the tree or from the sdist."""
+"""The wheel holds all that the gateway needs and runs from anywhere, built from the tree or the sdist."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,18 @@ async def test_another_object_adopts_masters_and_forwards(
     assert await echoes(path)
     await heir.cancel(ALICE, 3)
     assert not await heir.forwards()
+
+
+async def test_a_master_of_other_settings_is_not_adopted(
+    masters: Masters, login_node: Sshd, echo_port: int
+) -> None:
+    await masters.tend()
+    await masters.forward(ALICE, 1, "127.0.0.1", echo_port)
+    other = Masters(replace(login_node.settings(), hosts=("localhost",)))
+    assert await other.forwards() == {}
+    again = Masters(login_node.settings())
+    await again.tend()
+    assert await echoes(await again.forward(ALICE, 2, "127.0.0.1", echo_port))
 
 
 async def test_a_master_is_no_child_of_the_hub(masters: Masters, login_node: Sshd) -> None:

@@ -65,8 +65,10 @@ def test_a_database_that_is_named_is_taken(tmp_path: Path) -> None:
         ),
         (
             "c.Gateway.session_hours = 0\n",
-            "gateway_config.py: c.Gateway.session_hours should not be less than 1, "
-            "but a value of 0 was specified",
+            (
+                "gateway_config.py: c.Gateway.session_hours should not be less than 1, "
+                "but a value of 0 was specified"
+            ),
         ),
         (
             "c.Gateway.layout = 'both'\n",
