@@ -1,3 +1,3 @@
-"""Gateway: Jupyter and other web applications as batch jobs, in the browser."""
+"""Gateway: Jupyter as batch jobs, in the browser."""
 
 __version__ = "0.1.0"

@@ -157,7 +157,7 @@ class Progress(Api):
         if server is None:
             self.write(": still here\n\n")
         else:
-            self.write(f"data: {json.dumps(progress_event(server, self.origins))}\n\n")
+            self.write(f"data: {json.dumps(progress_event(server, self.services.open_url(server)))}\n\n")
         await self.flush()
 
 

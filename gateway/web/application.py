@@ -114,7 +114,7 @@ def _environment(services: Services) -> jinja2.Environment:
         "label": words.label,
         "is_open": words.is_open,
         "is_over": words.is_over,
-        "server_url": services.origins.server_url,
+        "open_url": services.open_url,
         "wait_path": enter.wait_path,
         "walltime": options.format_walltime,
         "memory": options.format_memory,

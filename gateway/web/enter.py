@@ -152,7 +152,8 @@ class TakeCode(OnServerPath):
         server = await self.services.records.latest(user.name, path.server)
         if server is not None and is_open(server):
             await self._grant(user, server, session)
-        self.redirect(self._target(path))
+        first = self.services.open_url(server) if server else self.origins.server_url(path.user, path.server)
+        self.redirect(self._target(path) or first)
 
     async def _session_of_code(self, path: ServerPath) -> Session:
         code = await self.services.sessions.take_code(secret_hash(self.get_query_argument("code", "")))
@@ -191,13 +192,13 @@ class TakeCode(OnServerPath):
         self.give_cookie(ENTERED_COOKIE, server.id, BACK_TOO_SOON_SECONDS)
         log.info("%s entered from %s", server, self.request.remote_ip)
 
-    def _target(self, path: ServerPath) -> str:
-        """Return the page that was wanted, if it is this person's; else the server's first."""
+    def _target(self, path: ServerPath) -> str | None:
+        """Return the page that was wanted, if it is this person's."""
         target = self.get_query_argument("to", "")
         url = self.origins.safe_next(target)
         wanted = parse_server_path(target.partition("?")[0])
         if url is None or wanted is None or wanted.user != path.user:
-            return self.origins.server_url(path.user, path.server)
+            return None
         return url
 
 

@@ -129,7 +129,7 @@ class Wait(Page):
         if server is None:
             raise NotFound(f"[{self.user.name}/{name}] never started", "You have no server of this name.")
         if is_open(server) and server.phase is Phase.READY:
-            self.redirect(self.origins.server_url(server.user, server.name), status=303)
+            self.redirect(self.services.open_url(server), status=303)
             return
         self.render_page(
             "ended.html" if is_over(server) else "wait.html",

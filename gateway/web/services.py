@@ -103,3 +103,10 @@ class Services:
     clock: Callable[[], datetime] = utc_now
     session_lifetime: timedelta = timedelta(hours=24)
     metrics: Callable[[], bytes] | None = None
+
+    def open_url(self, server: Server) -> str:
+        """Return where a browser goes first to use a server: the page that its application names."""
+        site = self.sites().get(server.cluster)
+        application = site.application(server.application) if site else None
+        first = application.url if application else "/"
+        return self.origins.server_url(server.user, server.name) + first.lstrip("/")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from datetime import timedelta
+from ipaddress import ip_address, ip_network
 from typing import cast
 
 from gateway.errors import DataPlaneError, DirectoryUnreachable, GatewayError
@@ -35,6 +36,15 @@ class TooManyTries(GatewayError):
         self.seconds = int(wait.total_seconds()) + 1
 
 
+def _network(address: str) -> str:
+    """Return what counts as one address: an IPv6 subscriber has a whole /64."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
+
+
 class LoginGuard:
     """Slows down guessing: few tries for a name from one address, more for an address as a whole."""
 
@@ -49,10 +59,9 @@ class LoginGuard:
             TooManyTries: Before the directory is asked.
             GatewayError: As ``Authenticator.authenticate``.
         """
-        address = page.request.remote_ip or ""
+        address = _network(page.request.remote_ip or "")
         pair = f"{name.lower()[:64]} {address}"
-        wait = max(self._pairs.begin(pair, page.now()), self._addresses.begin(address, page.now()))
-        if wait:
+        if wait := self._pairs.begin(pair, page.now()) or self._addresses.begin(address, page.now()):
             raise TooManyTries(wait)
         try:
             user = await page.services.authenticator.authenticate(name, password)

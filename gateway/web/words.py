@@ -7,7 +7,6 @@ from typing import Any
 
 from gateway.lifecycle import ROUTED, Phase
 from gateway.model import EndReason, Server
-from gateway.origins import Origins
 
 _PHASES: dict[Phase, tuple[int, str, str]] = {
     Phase.INTENT: (5, "Preparing", "Your job is being prepared."),
@@ -78,8 +77,13 @@ def label(server_name: str) -> str:
     return server_name or "Default server"
 
 
-def progress_event(server: Server, origins: Origins) -> dict[str, Any]:
-    """Return one event of the progress stream, in JupyterHub's format (REST API, ``…/server/progress``)."""
+def progress_event(server: Server, open_url: str) -> dict[str, Any]:
+    """Return one event of the progress stream, in JupyterHub's format (REST API, ``…/server/progress``).
+
+    Args:
+        server: As it is now.
+        open_url: Where a browser goes when it is ready.
+    """
     words = describe(server)
     event: dict[str, Any] = {
         "progress": words.percent if is_open(server) else min(words.percent, 95),
@@ -90,7 +94,7 @@ def progress_event(server: Server, origins: Origins) -> dict[str, Any]:
         "starts": server.starts.isoformat() if server.starts else None,
     }
     if server.phase is Phase.READY and server.wanted:
-        event |= {"ready": True, "url": origins.server_url(server.user, server.name)}
+        event |= {"ready": True, "url": open_url}
     elif server.phase is Phase.ENDED:
         event |= {"failed": True}
     return event
