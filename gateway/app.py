@@ -141,6 +141,8 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
         stack.push_async_callback(_close_web, web)
         await stack.enter_async_context(routing)
         await stack.enter_async_context(servers)
+        renewing = asyncio.create_task(_keep_renewing(authority))
+        stack.callback(renewing.cancel)
         log.info("the gateway is at %s", origins.hub_url("/"))
         await stopped.wait()
         log.info("the hub stops; running servers go on")
@@ -176,6 +178,16 @@ def _allow_many_connections() -> None:
     """Let this process, and the masters that it starts, open as many files as the system allows."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _keep_renewing(authority: Authority) -> None:
+    """Renew the client certificate in time, once a day; HAProxy takes up what has changed."""
+    while True:
+        await asyncio.sleep(24 * 3600)
+        try:
+            await asyncio.to_thread(authority.renew_client)
+        except OSError:
+            log.exception("the client certificate for the compute nodes could not be renewed")
 
 
 def _stop_signals() -> asyncio.Event:
