@@ -362,8 +362,6 @@ class Life:
         try:
             server, socket = await self._way(server)
         except GatewayError as error:
-            if not error.transient:
-                raise
             return await self._silent(server, str(error))
         answer = await probe(
             socket,

@@ -31,11 +31,17 @@ class Seal:
 
     @classmethod
     def open(cls, path: Path) -> Seal:
-        """Return the seal whose key is in ``path``; make the file (0600) if there is none."""
+        """Return the seal whose key is in ``path``; make the file (0600) if there is none.
+
+        Raises:
+            ConfigError: The file cannot be read or made, or holds no key.
+        """
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            return cls(path.read_bytes().strip())
+            return cls(_read(path))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be made: {error.strerror}") from None
         key = Fernet.generate_key()
         with os.fdopen(descriptor, "wb") as file:
             file.write(key)
@@ -57,3 +63,10 @@ class Seal:
             return Secrets(**json.loads(self._fernet.decrypt(sealed)))
         except InvalidToken:
             raise ConfigError("the database's secrets were written with another secret.key") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None

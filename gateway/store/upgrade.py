@@ -1,13 +1,19 @@
 """Brings a database's schema to the one that this version of the gateway needs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
+
+from gateway.errors import ConfigError
 
 _MIGRATIONS = str(Path(__file__).parent / "migrations")
 
@@ -20,6 +26,9 @@ async def upgrade(url: str) -> tuple[str | None, str]:
 
     Returns:
         The revision it had (None for an empty database) and the one it has now.
+
+    Raises:
+        ConfigError: The database cannot be used, or is of a newer version.
     """
     config = Config()
     config.set_main_option("script_location", _MIGRATIONS)
@@ -30,24 +39,42 @@ async def upgrade(url: str) -> tuple[str | None, str]:
         command.upgrade(config, "head")
         return before
 
-    engine = create_async_engine(url)
-    try:
-        async with engine.begin() as connection:
-            return await connection.run_sync(run), head()
-    finally:
-        await engine.dispose()
+    with _translated():
+        engine = create_async_engine(url)
+        try:
+            async with engine.begin() as connection:
+                return await connection.run_sync(run), head()
+        finally:
+            await engine.dispose()
 
 
 async def current(url: str) -> str | None:
-    """Return the revision of a database's schema, None if it is empty."""
-    engine = create_async_engine(url)
+    """Return the revision of a database's schema, None if it is empty.
+
+    Raises:
+        ConfigError: The database cannot be used.
+    """
+    with _translated():
+        engine = create_async_engine(url)
+        try:
+            async with engine.connect() as connection:
+                return await connection.run_sync(
+                    lambda sync: MigrationContext.configure(sync).get_current_revision()
+                )
+        finally:
+            await engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say in one sentence why the database cannot be used; never its URL, which may hold a password."""
     try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(
-                lambda sync: MigrationContext.configure(sync).get_current_revision()
-            )
-    finally:
-        await engine.dispose()
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"database_url: the driver {error.name} is not installed") from error
+    except (SQLAlchemyError, CommandError, OSError) as error:
+        words = error.orig if isinstance(error, DBAPIError) else error
+        raise ConfigError(f"the database cannot be used: {words}") from error
 
 
 def head() -> str:

@@ -346,6 +346,42 @@ def test_a_database_of_another_version_is_not_touched(console: Console) -> None:
 
 
 @pytest.mark.parametrize("command", [("token", "alice"), ("db", "upgrade")])
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", "the database cannot be used: Could not parse SQLAlchemy URL from given URL string"),
+        ("sqlite+aiosqlite:////nonexistent/x", "the database cannot be used: unable to open database file"),
+        ("sqlite+nosuch:////tmp/x", "the database cannot be used: Can't load plugin: sqlalchemy.dialects:"),
+        ("mysql+aiomysql://gateway:secret@db/x", "database_url: the driver aiomysql is not installed"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told_without_its_password(
+    console: Console, command: tuple[str, ...], url: str, words: str
+) -> None:
+    console.configure(f"c.Gateway.database_url = '{url}'\n")
+    said = console.fault(*command, "-f", str(console.config))
+    assert said.startswith(words)
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("command", [("token", "alice"), ("db", "upgrade")])
+def test_a_file_that_is_no_database_is_told(console: Console, command: tuple[str, ...]) -> None:
+    console.state.mkdir()
+    (console.state / "gateway.sqlite").write_text("not a database\n" * 1000)
+    said = console.fault(*command, "-f", str(console.config))
+    assert said == "the database cannot be used: file is not a database"
+
+
+def test_a_database_of_a_newer_version_is_not_upgraded(console: Console) -> None:
+    console.output("db", "upgrade", "-f", str(console.config))
+    with sqlite3.connect(console.state / "gateway.sqlite") as connection:
+        connection.execute("update alembic_version set version_num = '9999'")
+    connection.close()
+    said = console.fault("db", "upgrade", "-f", str(console.config))
+    assert said == "the database cannot be used: Can't locate revision identified by '9999'"
+
+
+@pytest.mark.parametrize("command", [("token", "alice"), ("db", "upgrade")])
 def test_a_state_directory_that_cannot_be_used_is_told(console: Console, command: tuple[str, ...]) -> None:
     console.state.touch()
     said = console.fault(*command, "-f", str(console.config))
