@@ -164,12 +164,18 @@ class HAProxy:
             DataPlaneError: It does not end.
         """
         async with self._busy:
+            pids: tuple[int, ...] = ()
             with suppress(DataPlaneError):
-                master = (await self._processes()).master
-                if master is not None:
+                there = await self._processes()
+                if there.master is not None:
+                    pids = (there.master, *there.workers)
                     with suppress(ProcessLookupError):
-                        os.kill(master, signal.SIGTERM)
-            await self._until(self._gone, "HAProxy does not end")
+                        os.kill(there.master, signal.SIGTERM)
+
+            async def ended() -> bool:
+                return await self._gone() and not any(process.lives(pid) for pid in pids)
+
+            await self._until(ended, "HAProxy does not end")
 
     # --- the process --------------------------------------------------------------------------------
 

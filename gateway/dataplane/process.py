@@ -110,6 +110,15 @@ async def start(program: Program, config: Path, master_socket: Path, pid_file: P
         raise DataPlaneError(f"HAProxy did not start: {alerts(said)}")
 
 
+def lives(pid: int) -> bool:
+    """Return whether a process is there and has not ended; one that nobody has reaped yet has (proc(5))."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
 def alerts(said: str) -> str:
     """Return what matters in HAProxy's messages, on one line."""
     found = [line for line in re.findall(r"\[ALERT\]\s+\(\d+\) : (.*)", said) if not _SUMMARY.search(line)]
