@@ -11,6 +11,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -105,7 +106,6 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
     quiet_library_log()
     _check_required(settings)
     sites = load_sites(Path(settings.gateway.site_dir))
-    origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
     run_dir = private_directory(settings.run_dir)
     _allow_many_connections()
     stopped = _stop_signals()
@@ -116,33 +116,24 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
             await _keep_to_one_hub(stack, directory)
         database, sessions, records = await stack.enter_async_context(stores(settings))
         authority = await asyncio.to_thread(Authority.open, settings.state_dir / "ca")
+        origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
         clusters = {name: await _cluster(stack, site, run_dir) for name, site in sites.items()}
-        masters = {name: cluster.masters for name, cluster in clusters.items()}
         haproxy = HAProxy(_haproxy_settings(settings, authority, run_dir))
         await haproxy.check_program()
+        masters = {name: cluster.masters for name, cluster in clusters.items()}
         if own_data_plane:
             stack.push_async_callback(_stop_data_plane, haproxy, masters)
-        contexts = _node_contexts(sites, authority)
-        routing = Routing(records, sessions, haproxy, masters, origins, contexts)
+        routing = Routing(records, sessions, haproxy, masters, origins, _node_contexts(sites, authority))
         metrics = Metrics()
         servers = Servers(await database.instance(), records, routing, authority, clusters, metrics)
-        services = Services(
-            authenticator=authenticator,
-            origins=origins,
-            sites=lambda: sites,
-            sessions=sessions,
-            records=records,
-            servers=servers,
-            routing=routing,
-            metrics=metrics.exposition,
-            session_lifetime=timedelta(hours=settings.gateway.session_hours),
-        )
-        web = _listen(services, run_dir / "hub.sock")
+        lifetime = timedelta(hours=settings.gateway.session_hours)
+        pages = Services(authenticator, origins, lambda: sites, sessions, records, servers, routing)
+        pages = replace(pages, metrics=metrics.exposition, session_lifetime=lifetime)
+        web = _listen(pages, run_dir / "hub.sock")
         stack.push_async_callback(_close_web, web)
         await stack.enter_async_context(routing)
         await stack.enter_async_context(servers)
-        renewing = asyncio.create_task(_keep_renewing(authority))
-        stack.callback(renewing.cancel)
+        stack.callback(asyncio.create_task(_keep_renewing(authority)).cancel)
         log.info("the gateway is at %s", origins.hub_url("/"))
         await stopped.wait()
         log.info("the hub stops; running servers go on")
