@@ -9,7 +9,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +24,8 @@ from gateway.store import ServerStore, SessionStore
 
 log = logging.getLogger(__name__)
 
+#: For how long the hub answers at the address of a server that has ended: somebody may still have it open.
+HELD = timedelta(days=7)
 #: Seconds between two comparisons when nothing has asked for one.
 INTERVAL = 5.0
 
@@ -179,7 +181,7 @@ class Routing:
         people = {route.user for route in routes}
         held = [
             route_key(self._origins.host_of(user), user, name)
-            for user, name in await self._servers.named_servers(people)
+            for user, name in await self._servers.named_servers(people, HELD)
         ]
         return Desired(tuple(routes), tuple(grants), tuple(held))
 

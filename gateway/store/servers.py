@@ -135,10 +135,11 @@ class ServerStore:
         )
         return [_server(row) for row in await self._database.rows(query)]
 
-    async def named_servers(self, users: Collection[str]) -> Sequence[tuple[str, str]]:
-        """Return (user, name) of all servers that these people ever had, but for the default ones."""
+    async def named_servers(self, users: Collection[str], within: timedelta) -> Sequence[tuple[str, str]]:
+        """Return (user, name) of these people's servers that changed lately, but for the default ones."""
         query = select(servers.c.user, servers.c.name).distinct()
-        rows = await self._database.rows(query.where(servers.c.user.in_(users), servers.c.name != ""))
+        lately = servers.c.changed > _now() - within
+        rows = await self._database.rows(query.where(servers.c.user.in_(users), servers.c.name != "", lately))
         return [(row.user, row.name) for row in rows]
 
     async def live(self, cluster: str | None = None) -> Sequence[Server]:

@@ -8,7 +8,7 @@ PLAN is a JSON file, read anew whenever something could end the hub:
   along the lifecycle's table ("queued/started"), "submit", "cancel", "remove" or "forward".
 - ``go``: whether the hub may die.
 - ``orders``: after how many orders to HAProxy the hub dies.
-- ``patience``: in place of servers.life.SUBMIT_PATIENCE.
+- ``life``: other values for constants of gateway.servers.life: patience that no test has.
 
 One death serves many servers: each waits at its point. When all are there, those whose moment is "after" do
 their act, and then the hub dies: for each of them it died right before or right after that act.
@@ -26,11 +26,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import gateway.servers.life
 from gateway.cli import main
 from gateway.dataplane.masters import Masters
 from gateway.dataplane.runtime import CommandLine
 from gateway.queue import Queue
+from gateway.servers import life
 from gateway.store import ServerStore
 
 STEP = 0.02
@@ -126,7 +126,10 @@ def patch(fate: Fate) -> None:
 def run(plan: str, *words: str) -> int:
     fate = Fate(Path(plan))
     patch(fate)
-    gateway.servers.life.SUBMIT_PATIENCE = fate.plan.get("patience", gateway.servers.life.SUBMIT_PATIENCE)
+    for name, value in fate.plan.get("life", {}).items():
+        if not hasattr(life, name):
+            raise AttributeError(name)
+        setattr(life, name, value)
     return main(words[words.index("gateway.cli") + 1 :])
 
 

@@ -149,10 +149,10 @@ class Scene:
             states = {key: self.state(key) for key in missing}
             raise LabError(f"not at their points: {missing}; they are {states}") from None
 
-    def die(self, points: Points, timeout: float = 60.0, **more: Any) -> None:
+    def die(self, points: Points, timeout: float = 60.0) -> None:
         """Wait until all are at their points, let the hub die, and wait until it has."""
         self.wait_at_points(points, timeout)
-        self.plan(points, go=True, **more)
+        self.plan(points, go=True)
         self.wait_for_death()
 
     def wait_for_death(self, timeout: float = 60.0) -> None:
