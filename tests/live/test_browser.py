@@ -71,7 +71,7 @@ def test_from_the_login_page_to_a_cell_that_runs_on_a_compute_node(meet: Meet) -
     alice.page.goto(alice.lab.url)
     alice.screenshots("login")
     alice.log_in()
-    alice.page.get_by_text("Not started").wait_for()
+    alice.page.get_by_role("link", name="Start Default server").wait_for()
     alice.screenshots("home-empty")
     alice.start("short", "5m")
     watch = Stopwatch()

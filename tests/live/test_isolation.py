@@ -438,7 +438,7 @@ def test_a_code_leads_only_to_pages_of_the_gateway(stage: Stage) -> None:
         url = stage.bob.code_url().partition("&to=")[0] + "&" + urlencode({"to": target})
         answer = stage.bob.request("GET", url, headers=NAVIGATION)
         assert answer.status == 302
-        assert answer.location == stage.bob.url("")
+        assert answer.location == stage.bob.url("lab")
 
 
 # --- the hub ---
