@@ -18,7 +18,8 @@ from gateway.pki import Authority
 from gateway.routing import Routing
 from gateway.servers.cluster import Cluster, News
 from gateway.servers.feed import Feed
-from gateway.servers.life import Life, Tools
+from gateway.servers.life import Life
+from gateway.servers.tools import Tools
 from gateway.store import ServerStore
 from gateway.store.database import random_word
 

@@ -6,24 +6,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway.dataplane.probe import probe
 from gateway.decide import LISTINGS_TO_BELIEVE, Act, Decision, Sighting, decide, how_it_ended
 from gateway.errors import GatewayError, SubmitOutcomeUnknown
 from gateway.lifecycle import ROUTED, WITH_JOB, Event, Phase
-from gateway.metrics import Metrics
-from gateway.model import EndReason, JobId, JobState, JobStatus, Secrets, Server, job_name
-from gateway.pki import Authority, server_name
+from gateway.model import EndReason, JobId, JobState, JobStatus, Server, job_name
 from gateway.queue import Ending
-from gateway.routing import Routing
 from gateway.script import JobFacts, render_script
-from gateway.servers.cluster import Cluster, News
-from gateway.servers.feed import Feed
-from gateway.store import ServerStore
+from gateway.servers.tools import Tools
+from gateway.servers.way import Way
 from gateway.urls import server_path
 
 log = logging.getLogger(__name__)
@@ -42,24 +36,8 @@ PROBE_READY = 30.0
 PROBE_WAITING, PROBE_SLOWEST = 1.0, 5.0
 #: How many requests in a row must fail before a ready server counts as unreachable.
 SILENCES_TO_BELIEVE = 2
-#: Seconds that a server may take to answer such a request.
-PROBE_TIMEOUT = 5.0
 #: How often, and how many seconds apart, the removal of an ended server's files is tried.
 CLEAN_TRIES, CLEAN_AGAIN = 10, 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What every life works with."""
-
-    instance: str
-    store: ServerStore
-    routing: Routing
-    authority: Authority
-    feed: Feed
-    metrics: Metrics
-    clusters: Mapping[str, Cluster]
-    news: Mapping[str, News]
 
 
 class Life:
@@ -86,7 +64,7 @@ class Life:
         self._cancelled_at = -CANCEL_AGAIN
         self._answered_at = 0.0
         self._silences = 0
-        self._unmade: int | None = None
+        self._way = Way(tools)
         self._cleaned = 0
         self._troubles = 0
 
@@ -212,7 +190,7 @@ class Life:
 
     async def _files(self, server: Server) -> Mapping[str, bytes]:
         site = self._cluster.site
-        secrets = await self._secrets(server)
+        secrets = await self._tools.secrets(server)
         facts = JobFacts(
             instance=self._tools.instance,
             server_id=server.id,
@@ -229,9 +207,6 @@ class Life:
             "cert.pem": secrets.certificate_pem.encode(),
             "client-ca.pem": await asyncio.to_thread(Path(self._tools.authority.client_ca).read_bytes),
         }
-
-    async def _secrets(self, server: Server) -> Secrets:
-        return (await self._tools.store.secrets([server.id]))[server.id]
 
     async def _settle(self, server: Server) -> float:
         """Find out by its name whether a job of unknown outcome exists. Only then is anything done."""
@@ -360,35 +335,10 @@ class Life:
         if server.phase is Phase.READY and not self._silences and since < PROBE_READY:
             return PROBE_READY - since
         try:
-            server, socket = await self._way(server)
+            answer = await self._way.ask(server)
         except GatewayError as error:
             return await self._silent(server, str(error))
-        answer = await probe(
-            socket,
-            server_path(server.user, server.name) + "api",
-            token=(await self._secrets(server)).token,
-            tls=self._tools.routing.probe_context(server.cluster),
-            server_name=server_name(server.id),
-            timeout=PROBE_TIMEOUT,
-        )
         return await (self._answered(server) if answer.ready else self._silent(server, answer.detail))
-
-    async def _way(self, server: Server) -> tuple[Server, Path]:
-        """Return a live forward to the server; a new one has a new generation, written before it is made."""
-        host, port = server.host, server.port
-        assert host is not None  # noqa: S101  this is only called once both are known
-        assert port is not None  # noqa: S101
-        forwards = await self._cluster.masters.forwards()
-        if socket := forwards.get((server.id, server.generation)):
-            return server, socket
-        if self._unmade != server.generation:  # else the last try made none, and its number is still free
-            server = await self._tools.store.note(server.id, generation=server.generation + 1)
-        self._unmade = server.generation
-        socket = await self._cluster.masters.forward(server.id, server.generation, host, port)
-        self._unmade = None
-        if server.phase in ROUTED:
-            await self._tools.routing.sync()
-        return server, socket
 
     async def _answered(self, server: Server) -> float:
         self._silences, self._answered_at = 0, time.monotonic()

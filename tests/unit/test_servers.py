@@ -30,7 +30,7 @@ from gateway.poller import Poller, Tempo
 from gateway.queue import Ending, Queue
 from gateway.routing import Routing
 from gateway.schedulers import get
-from gateway.servers import Cluster, Servers, life
+from gateway.servers import Cluster, Servers, life, way
 from gateway.servers.feed import Feed
 from gateway.siteconfig import parse_site_config
 from gateway.store import Database, ServerStore, upgrade
@@ -139,7 +139,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(life, "probe", world.probe)
+    monkeypatch.setattr(way, "probe", world.probe)
     for name in ("SETTLE_GAP", "PROBE_WAITING", "PROBE_READY"):
         monkeypatch.setattr(life, name, 0.02)
     monkeypatch.setattr(life.Life, "_back_off", lambda _: 0.02)
