@@ -1,7 +1,8 @@
 """Brings a database's schema to the one that this version of the gateway needs."""
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -9,7 +10,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -40,6 +41,7 @@ async def upgrade(url: str) -> tuple[str | None, str]:
         return before
 
     with _translated():
+        _check_file(url)
         engine = create_async_engine(url)
         try:
             async with engine.begin() as connection:
@@ -55,6 +57,7 @@ async def current(url: str) -> str | None:
         ConfigError: The database cannot be used.
     """
     with _translated():
+        _check_file(url)
         engine = create_async_engine(url)
         try:
             async with engine.connect() as connection:
@@ -65,6 +68,14 @@ async def current(url: str) -> str | None:
             await engine.dispose()
 
 
+def _check_file(url: str) -> None:
+    """See that SQLite can read its file, here: aiosqlite's thread would die noisily of a failure."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        with closing(sqlite3.connect(parsed.database)) as connection:
+            connection.execute("PRAGMA schema_version")
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Say in one sentence why the database cannot be used; never its URL, which may hold a password."""
@@ -72,7 +83,7 @@ def _translated() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ConfigError(f"database_url: the driver {error.name} is not installed") from error
-    except (SQLAlchemyError, CommandError, OSError) as error:
+    except (SQLAlchemyError, CommandError, sqlite3.Error, OSError) as error:
         words = error.orig if isinstance(error, DBAPIError) else error
         raise ConfigError(f"the database cannot be used: {words}") from error
 
