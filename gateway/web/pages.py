@@ -144,9 +144,9 @@ class Stop(Page):
     """Stops a server, or cancels one that waits."""
 
     async def post(self, name: str | None = None) -> None:
-        """Ask for the server's end. One that has ended already is as it should be."""
+        """Ask for the server's end, and show it. One that has ended already is as it should be."""
         try:
             await self.services.servers.stop(self.user.name, name or "")
         except NotFound as error:
             log.info("[%s/%s] stop: %s", self.user.name, name or "", error)
-        self.redirect(self.origins.hub_url(), status=303)
+        self.redirect(self.origins.hub_url(wait_path(name or "")), status=303)

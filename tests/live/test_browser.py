@@ -100,7 +100,7 @@ def test_from_the_login_page_to_a_cell_that_runs_on_a_compute_node(meet: Meet) -
     seconds = seconds_until_closed(alice.page, began)
     print(f"{seconds:6.2f} s  from Stop to the close event of a kernel's WebSocket")
     assert seconds < SOON
-    alice.screenshot("home-stopping", home)
+    alice.screenshot("stopping", home)
     alice.wait_until_ended(home)
     wait_until(lambda: not alice.jobs(), "squeue is empty")
     assert alice.complaints == []

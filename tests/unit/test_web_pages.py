@@ -360,7 +360,7 @@ async def test_stop_stops_and_a_second_stop_does_no_harm(alice: Browser, world: 
     page = await alice.fetch(f"{HUB}/hub/home")
     for _ in range(2):
         url, answer = await alice.submit(page, f"{HUB}/hub/stop")
-        assert (url, answer.code) == (f"{HUB}/hub/home", 200)
+        assert (url, answer.code) == (f"{HUB}/hub/wait", 200)
     assert world.servers.now["alice", ""].phase is Phase.ENDED
 
 
