@@ -41,8 +41,8 @@ async def upgrade(url: str) -> tuple[str | None, str]:
         return before
 
     with _translated():
-        _check_file(url)
         engine = create_async_engine(url)
+        _check_file(url)
         try:
             async with engine.begin() as connection:
                 return await connection.run_sync(run), head()
@@ -57,8 +57,8 @@ async def current(url: str) -> str | None:
         ConfigError: The database cannot be used.
     """
     with _translated():
-        _check_file(url)
         engine = create_async_engine(url)
+        _check_file(url)
         try:
             async with engine.connect() as connection:
                 return await connection.run_sync(
