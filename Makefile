@@ -53,6 +53,7 @@ lab-down:
 	$(BIN)/python -m tests.lab down
 
 bench: packages .venv/stamp
+	@tests/install-packages wrk nodejs npm
 	$(BIN)/python benchmarks/proxy.py
 
 clean:
