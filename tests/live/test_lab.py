@@ -172,7 +172,9 @@ def test_two_labs_stand_side_by_side_and_one_goes_without_a_trace(lab: Lab) -> N
         other.run("hub", ["true"])
 
 
-def test_a_lab_that_fails_to_come_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lab_that_fails_to_come_up_leaves_nothing(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marks = []
 
     def fail(self: Lab) -> None:
