@@ -10,7 +10,7 @@ help:
 	@echo "make unit       the pure tests: seconds, no root, no network"
 	@echo "make lint       ruff, mypy --strict, import-linter"
 	@echo "make lab-up     the lab in the background; var/lab.env says where it is.  make lab-down ends it"
-	@echo "make bench      the benchmarks, into benchmarks/results"
+	@echo "make bench      the benchmark: ratios to ssh -L and to configurable-http-proxy"
 
 packages:
 	@tests/install-packages

@@ -26,7 +26,7 @@ from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
 from gateway.dataplane.masters import Masters
 from gateway.dataplane.probe import client_context
 from gateway.dataplane.tunnel import TunnelSettings
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, GatewayError
 from gateway.metrics import Metrics
 from gateway.origins import Origins
 from gateway.pki import Authority
@@ -116,6 +116,7 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
             await _keep_to_one_hub(stack, directory)
         database, sessions, records = await stack.enter_async_context(stores(settings))
         authority = await asyncio.to_thread(Authority.open, settings.state_dir / "ca")
+        context = client_context(authority)
         origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
         clusters = {name: await _cluster(stack, site, run_dir) for name, site in sites.items()}
         haproxy = HAProxy(_haproxy_settings(settings, authority, run_dir))
@@ -123,7 +124,7 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
         masters = {name: cluster.masters for name, cluster in clusters.items()}
         if own_data_plane:
             stack.push_async_callback(_stop_data_plane, haproxy, masters)
-        routing = Routing(records, sessions, haproxy, masters, origins, _node_contexts(sites, authority))
+        routing = Routing(records, sessions, haproxy, masters, origins, _node_contexts(sites, context))
         metrics = Metrics()
         servers = Servers(await database.instance(), records, routing, authority, clusters, metrics)
         lifetime = timedelta(hours=settings.gateway.session_hours)
@@ -133,7 +134,7 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
         stack.push_async_callback(_close_web, web)
         await stack.enter_async_context(routing)
         await stack.enter_async_context(servers)
-        stack.callback(asyncio.create_task(_keep_renewing(authority)).cancel)
+        stack.callback(asyncio.create_task(_keep_renewing(authority, context)).cancel)
         log.info("the gateway is at %s", origins.hub_url("/"))
         await stopped.wait()
         log.info("the hub stops; running servers go on")
@@ -171,13 +172,14 @@ def _allow_many_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _keep_renewing(authority: Authority) -> None:
+async def _keep_renewing(authority: Authority, context: ssl.SSLContext) -> None:
     """Renew the client certificate in time, once a day; HAProxy takes up what has changed."""
     while True:
         await asyncio.sleep(24 * 3600)
         try:
-            await asyncio.to_thread(authority.renew_client)
-        except OSError:
+            if await asyncio.to_thread(authority.renew_client):
+                context.load_cert_chain(authority.client_pem)
+        except (GatewayError, OSError):
             log.exception("the client certificate for the compute nodes could not be renewed")
 
 
@@ -229,7 +231,7 @@ def _haproxy_settings(settings: Settings, authority: Authority, run_dir: Path) -
 
 
 def _node_contexts(
-    sites: Mapping[str, SiteConfig], authority: Authority
+    sites: Mapping[str, SiteConfig], context: ssl.SSLContext
 ) -> Mapping[str, ssl.SSLContext | None]:
     for site in sites.values():
         if site.tunnel.node_security == "plain":
@@ -238,7 +240,6 @@ def _node_contexts(
                 "applications there",
                 site.name,
             )
-    context = client_context(authority)
     return {name: context if site.tunnel.node_security == "tls" else None for name, site in sites.items()}
 
 
@@ -278,6 +279,8 @@ async def _close_web(server: HTTPServer) -> None:
 
 
 async def _stop_data_plane(haproxy: HAProxy, masters: Mapping[str, Masters]) -> None:
-    await haproxy.stop()
-    for cluster in masters.values():
-        await cluster.stop()
+    try:
+        await haproxy.stop()
+    finally:
+        for cluster in masters.values():
+            await cluster.stop()

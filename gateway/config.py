@@ -60,7 +60,7 @@ class Ldap(Configurable):
         "", help="The DN of the group that may use the gateway; empty: everybody in the directory."
     ).tag(config=True)
     admin_group = Unicode("", help="The DN of the group of the gateway's administrators.").tag(config=True)
-    min_uid = Int(1000, min=1, help="uidNumbers below it are refused.").tag(config=True)
+    min_uid = Int(1000, min=1000, help="uidNumbers below it are refused.").tag(config=True)
     denied = List(Unicode(), default_value=[], help="Further names that are refused.").tag(config=True)
     timeout = Int(5, min=1, help="Seconds that the directory may take to connect or to answer.").tag(
         config=True

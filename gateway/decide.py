@@ -98,6 +98,7 @@ def _while_queued(server: Server, job: JobStatus, why: str) -> Decision:
             "host": job.host,
             "restarts": job.restarts,
             "message": f"Starting on {job.host}.",
+            "starts": None,
             "native_reason": "",
         }
         return Decision(Act.MOVE, Event.STARTED, changes)

@@ -15,7 +15,7 @@ from typing import Self
 
 from gateway.dataplane.haproxy import HAProxy
 from gateway.dataplane.masters import Masters
-from gateway.errors import DataPlaneError, GatewayError
+from gateway.errors import ConfigError, DataPlaneError, GatewayError
 from gateway.lifecycle import ROUTED, Phase
 from gateway.model import Server
 from gateway.origins import Origins
@@ -124,11 +124,14 @@ class Routing:
         await self.sync()
 
     async def _sync(self) -> None:
+        ways = await self._ways()  # first: what is made from now on is in neither
         live = await self._servers.live()
-        ways = await self._ways(live)
         desired = await self._desired(live, ways)
         actual = await self._haproxy.actual()
-        await self._haproxy.write_snapshot(desired)  # before the act: a crash in between comes back right
+        try:
+            await self._haproxy.write_snapshot(desired)  # before the act: a crash in between comes back right
+        except ConfigError as error:
+            log.error("HAProxy could not come back by itself now: %s", error)
         self._failures = {}
         if steps := plan(desired, actual):
             log.info("routes: %d steps", len(steps))
@@ -136,7 +139,7 @@ class Routing:
             for server_id, why in self._failures.items():
                 log.error("routes of %s: %s", server_id, why)
         await self._end_revoked(live)
-        await self._cancel_stale()
+        await self._cancel_stale(ways)
         for server in live:
             if server.phase in ROUTED and (server.id, server.generation) not in ways and self._on_lost:
                 self._on_lost(server.id)
@@ -148,12 +151,9 @@ class Routing:
             await self._haproxy.shutdown_sessions(names)
             await self._sessions.settle_revocations(ids)
 
-    async def _ways(self, live: Sequence[Server]) -> Mapping[tuple[str, int], Path]:
-        ways: dict[tuple[str, int], Path] = {}
-        for name, masters in self._masters.items():
-            if any(server.cluster == name for server in live):
-                ways.update(await masters.forwards())
-        return ways
+    async def _ways(self) -> Mapping[tuple[str, int], Path]:
+        found = await asyncio.gather(*(masters.forwards() for masters in self._masters.values()))
+        return {key: path for forwards in found for key, path in forwards.items()}
 
     async def _desired(self, live: Sequence[Server], ways: Mapping[tuple[str, int], Path]) -> Desired:
         routed = [s for s in live if s.phase in ROUTED and (s.id, s.generation) in ways]
@@ -185,28 +185,30 @@ class Routing:
         ]
         return Desired(tuple(routes), tuple(grants), tuple(held))
 
-    async def _cancel_stale(self) -> None:
-        """Close the forwards of servers that have ended and of earlier generations.
+    async def _cancel_stale(self, ways: Mapping[tuple[str, int], Path]) -> None:
+        """Close those of the forwards whose server has ended or has a newer one.
 
-        What there is comes first, then what should be: a forward's generation is written before it is made.
+        A forward's generation is written before it is made: what is read now knows all that were there.
         """
-        there = [(masters, key) for masters in self._masters.values() for key in await masters.forwards()]
         live = await self._servers.live()
         current = {(s.id, s.generation) for s in live if s.phase in ROUTED | {Phase.STARTING}}
-        for masters, key in there:
-            if key not in current:
+        for key in ways.keys() - current:
+            for masters in self._masters.values():
                 await masters.cancel(*key)
 
     async def _keep_in_sync(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL)
-            try:
-                await self._haproxy.ensure()
-                await self.sync()
-            except GatewayError as error:
-                log.error("the routes could not be brought up to date: %s", error)
-            except Exception:
-                log.exception("the routes could not be brought up to date")
+            for step in (
+                self._haproxy.ensure,
+                self.sync,
+            ):  # a proxy that runs is told, whatever ails its files
+                try:
+                    await step()
+                except GatewayError as error:
+                    log.error("the routes could not be brought up to date: %s", error)
+                except Exception:
+                    log.exception("the routes could not be brought up to date")
 
     async def _keep_tending(self, name: str) -> None:
         while True:

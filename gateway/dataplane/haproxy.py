@@ -295,10 +295,19 @@ class HAProxy:
         """A worker that does not know a server, or has ended meanwhile, has nothing to end."""
         for name in names:
             answer = await self._ask_worker(pid, "shutdown", "sessions", "server", f"users/{name}")
+            if answer.startswith(runtime.ENDING):
+                await self._until_ended(pid)
+                return
             if answer == runtime.OLD_WORKER:
                 await self._shut_one_by_one(pid, name)
             elif answer and not answer.startswith(runtime.NOTHING_THERE):
                 raise DataPlaneError(f"HAProxy did not end the sessions of {name}: {answer}")
+
+    async def _until_ended(self, pid: int) -> None:
+        async def ended() -> bool:
+            return not process.lives(pid)
+
+        await self._until(ended, f"HAProxy's worker {pid} neither answers nor ends")
 
     async def _shut_one_by_one(self, pid: int, name: str) -> None:
         for session in runtime.sessions_of(await self._ask_worker(pid, "show", "sess"), name):

@@ -108,6 +108,11 @@ class Masters:
             await self._survey()
             return {key: path for master in self._alive.values() for key, path in master.sockets().items()}
 
+    def socket(self, server_id: str, generation: int) -> Path | None:
+        """Return a forward's socket if it is on disk, without asking whether its master still lives."""
+        found = (master.sockets().get((server_id, generation)) for master in self._on_disk())
+        return next((path for path in found if path), None)
+
     async def cancel(self, server_id: str, generation: int) -> None:
         """End a forward and remove its socket; it may be gone already. Open connections are not cut.
 

@@ -23,6 +23,8 @@ _SESSION = re.compile(r"^(0x[0-9a-f]+): .*? be=users srv=(\S+) ", re.MULTILINE)
 OLD_WORKER = "Proxy is disabled."
 #: How the answers begin that mean that there is nothing (more) to be done; no words mean done.
 NOTHING_THERE = ("No such server", "Can't find the target")
+#: How the master's answer begins when a worker no longer listens: an old one, about to end.
+ENDING = "Can't connect to the target CLI"
 _PROC_ROW = re.compile(r"^(\d+)\s+(master|worker)\s+(\d+)(?: \[failed: (\d+)\])?", re.MULTILINE)
 
 

@@ -28,6 +28,8 @@ SUBMIT_PATIENCE = 600.0
 SETTLE_GAP = 5.0
 #: Seconds for which a submit may still be under way on the login node after its answer was lost.
 SUBMIT_MAY_TAKE = 75.0
+#: Seconds after which a start that was expected, and did not come, is no longer waited for with fast polls.
+OVERDUE = 60.0
 #: Seconds between two cancels of a job that is still there.
 CANCEL_AGAIN = 15.0
 #: Seconds between two requests that ask whether a ready server still answers.
@@ -66,6 +68,11 @@ class Life:
         self._silences = 0
         self._way = Way(tools)
         self._cleaned = 0
+        #: Until when a job may come of a submit that gave no answer; this hub or an earlier one made it.
+        self._may_come_until = (
+            time.monotonic() + SUBMIT_MAY_TAKE if server.attempts and not server.job_id else 0.0
+        )
+        self._said_trouble = ""
         self._troubles = 0
 
     def __repr__(self) -> str:
@@ -153,6 +160,14 @@ class Life:
     # --- before there is a job ----------------------------------------------------------------------
 
     async def _intend(self, server: Server) -> float:
+        given_up = not server.wanted or (server.attempts and _age(server.created) > SUBMIT_PATIENCE)
+        if given_up and self._may_come_until:
+            if time.monotonic() < self._may_come_until:
+                return SETTLE_GAP  # nobody would look for a job that is submitted only now
+            if job := await self._own_sight(server):
+                server = await self._move(server, Event.SUBMIT, server.message)
+                await self._accepted(server, job.job_id)
+                return 0
         if not server.wanted:
             await self._move(server, Event.STOP, "Stopped.", reason=EndReason.STOPPED)
             return 0
@@ -171,6 +186,7 @@ class Life:
             job_id = await self._cluster.queue.submit(server.user, server.id, files)
         except SubmitOutcomeUnknown as error:
             log.warning("%s %s", server, error)
+            self._may_come_until = time.monotonic() + SUBMIT_MAY_TAKE
             await self._note(server, message=error.public)
             return 0
         except GatewayError as error:
@@ -225,8 +241,6 @@ class Life:
         if job := await self._own_sight(server):
             await self._accepted(server, job.job_id)
             return 0
-        if not server.wanted and _age(server.changed) < SUBMIT_MAY_TAKE:
-            return SETTLE_GAP  # nobody would look for a job that is submitted only now
         await self._move(server, Event.NOT_FOUND, "The cluster did not take your job; trying again.")
         return 0
 
@@ -248,18 +262,31 @@ class Life:
             server = await self._move(server, Event.STOP, "Stopping.")
         if server.phase is Phase.STOPPING:
             await self._cancel(server)
+        server = await self._say_trouble(server)
         if (listing := self._new_listing()) is not None:
             sighting = await self._sight(server, listing.named(self._name, self._owner))
             site = self._cluster.site
             decision = decide(server, sighting, ports=site.tunnel.ports, age=_age(server.changed))
             if decision.act is Act.ENDING and sighting.job is None and (job := await self._own_sight(server)):
                 self._absent = 0
-                sighting = Sighting(job, why=self._cluster.scheduler.why(job))
+                sighting = Sighting(job, LISTINGS_TO_BELIEVE, self._cluster.scheduler.why(job))
                 decision = decide(server, sighting, ports=site.tunnel.ports, age=_age(server.changed))
             return await self._carry_out(server, decision, sighting.job)
         if server.phase in ROUTED or (server.phase is Phase.STARTING and server.port):
             return await self._reach(server)
         return PROBE_READY
+
+    async def _say_trouble(self, server: Server) -> Server:
+        """Tell a person who waits that the scheduler is silent, and take it back when it speaks again."""
+        usual = {Phase.STARTING: f"Starting on {server.host}.", Phase.STOPPING: "Stopping."}
+        trouble = self._news.trouble
+        if trouble and server.reason is None and (server.phase in usual or server.phase is Phase.QUEUED):
+            self._said_trouble = trouble
+            return await self._note(server, message=trouble)
+        if not trouble and self._said_trouble and server.message == self._said_trouble:
+            self._said_trouble = ""
+            return await self._note(server, message=usual.get(server.phase, server.message))
+        return server
 
     async def _sight(self, server: Server, jobs: tuple[JobStatus, ...]) -> Sighting:
         job = next((job for job in jobs if job.job_id == server.job_id), None)
@@ -302,7 +329,7 @@ class Life:
                 return await self._reach(await self._note(server, **changes))
             case Act.WAIT:
                 noted = await self._note(server, **changes)
-                if noted.phase is Phase.QUEUED and noted.starts:
+                if noted.phase is Phase.QUEUED and noted.starts and _age(noted.starts) < OVERDUE:
                     self._cluster.poller.expect(-_age(noted.starts))
                 return PROBE_READY
         return 0

@@ -25,6 +25,7 @@ class Way:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._unmade: int | None = None
+        self._answered = True
 
     async def ask(self, server: Server) -> Answer:
         """See that there is a forward to a server whose host and port are known, and ask for an answer.
@@ -33,7 +34,7 @@ class Way:
             LoginNodeUnreachable, HostKeyRefused, LoginNodeRefused, DataPlaneError: There is no forward.
         """
         socket = await self._forward(server)
-        return await probe(
+        answer = await probe(
             socket,
             server_path(server.user, server.name) + "api",
             token=(await self._tools.secrets(server)).token,
@@ -41,6 +42,8 @@ class Way:
             server_name=server_name(server.id),
             timeout=PROBE_TIMEOUT,
         )
+        self._answered = answer.ready
+        return answer
 
     async def _forward(self, server: Server) -> Path:
         """Return a live forward to the server; a new one has a new generation, written before it is made."""
@@ -48,7 +51,10 @@ class Way:
         assert host is not None  # noqa: S101  this is only called once both are known
         assert port is not None  # noqa: S101
         masters = self._tools.clusters[server.cluster].masters
-        if socket := (await masters.forwards()).get((server.id, server.generation)):
+        key = server.id, server.generation
+        # A socket on disk is as good as its last answer; only after silence are the masters asked.
+        socket = masters.socket(*key) if self._answered else (await masters.forwards()).get(key)
+        if socket is not None:
             return socket
         generation = server.generation
         if self._unmade != generation:  # else the last try made none, and its number is still free

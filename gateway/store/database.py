@@ -66,7 +66,7 @@ class Database:
             async with self._engine.connect() as connection:
                 rows: Sequence[Row[Any]] = (await connection.execute(query)).all()
                 return rows
-        except (DBAPIError, PoolTimeoutError) as error:
+        except (DBAPIError, PoolTimeoutError, OSError) as error:
             raise _unreachable(error) from error
 
     async def row(self, query: Select[Any]) -> Row[Any] | None:
@@ -82,7 +82,7 @@ class Database:
                     yield connection
             except IntegrityError:
                 raise  # a fact about the data, for the caller to understand
-            except (DBAPIError, PoolTimeoutError) as error:
+            except (DBAPIError, PoolTimeoutError, OSError) as error:
                 raise _unreachable(error) from error
 
     async def instance(self) -> str:
@@ -97,7 +97,7 @@ class Database:
             return made
 
 
-def _unreachable(error: DBAPIError | PoolTimeoutError) -> DatabaseUnreachable:
+def _unreachable(error: DBAPIError | PoolTimeoutError | OSError) -> DatabaseUnreachable:
     """Return our error, without the statement's values, which SQLAlchemy's own would show."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return DatabaseUnreachable(f"{type(cause).__name__}: {cause}")

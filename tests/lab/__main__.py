@@ -20,7 +20,8 @@ ENV_FILE = environment.REPOSITORY / "var" / "lab.env"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     options = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         status: int = options.command(options)
     except LabError as error:
@@ -112,10 +113,6 @@ def _variables(path: Path) -> dict[str, str]:
 def _forget(path: Path, lab: Lab) -> None:
     if _variables(path).get("LAB_STATE") == str(lab.state):
         path.unlink()
-
-
-def _end(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

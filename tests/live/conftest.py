@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """A running lab; taken down at the end of the session, whatever happened."""
-    if lacks := environment.missing():
-        pytest.skip(f"the lab needs {', '.join(lacks)}")
+    if "root" in (lacks := environment.missing()):
+        pytest.skip("the lab needs root")
+    if lacks:
+        pytest.fail(f"the lab needs {', '.join(lacks)}: make packages installs them")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # so that the lab is taken down then too
     with Lab.up() as running:
         yield running
 

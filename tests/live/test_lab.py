@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import signal
+import socket
+import ssl
 import subprocess
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.lab import Lab
+from tests.lab.__main__ import main
 from tests.lab.directory import BASE
 from tests.lab.nodes import LabError, processes, wait_until
 
@@ -151,6 +155,29 @@ def test_a_daemon_can_be_killed_frozen_and_started_again(lab: Lab) -> None:
     assert lab.slurmctld.pid is None
     lab.slurmctld.start()
     assert lab.slurmctld.pid not in (None, before)
+
+
+def test_the_command_line_leaves_a_whole_gateway_and_says_where_it_is(lab: Lab, tmp_path: Path) -> None:
+    written = tmp_path / "lab.env"
+    assert main(["up", "--gateway", "--state", str(tmp_path / "state"), "--env", str(written)]) == 0
+    try:
+        said = dict(line.split("=", 1) for line in written.read_text().splitlines())
+        assert written.stat().st_mode & 0o777 == 0o600
+        assert {"GATEWAY_CA", "LAB_STATE", "PASSWORD_alice", "PASSWORD_carol"} <= said.keys()
+        context = ssl.create_default_context(cafile=said["GATEWAY_CA"])
+        port = int(said["GATEWAY_URL"].rstrip("/").rpartition(":")[2])
+        with closing(socket.create_connection(("127.0.0.1", port), 5)) as plain:
+            with context.wrap_socket(plain, server_hostname="gw.localhost") as secured:
+                token = said["GATEWAY_ADMIN_TOKEN"]
+                lines = ("GET /hub/api/user HTTP/1.0", "Host: gw.localhost", f"Authorization: token {token}")
+                secured.sendall("\r\n".join((*lines, "", "")).encode())
+                answer = b"".join(iter(lambda: secured.recv(65536), b""))
+        assert b'"name": "carol", "admin": true' in answer
+        assert main(["up", "--state", str(tmp_path / "second"), "--env", str(written)]) == 1
+    finally:
+        assert main(["down", "--env", str(written)]) == 0
+    assert not written.exists()
+    assert not (tmp_path / "state").exists()
 
 
 def test_two_labs_stand_side_by_side_and_one_goes_without_a_trace(lab: Lab) -> None:

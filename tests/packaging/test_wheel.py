@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -138,6 +140,13 @@ def test_the_wheel_holds_all_code_and_data_as_real_files(wheel: Path) -> None:
         place = source / data
         wanted |= set(place.iterdir()) if place.is_dir() else {place}
     held = contents(wheel)
+    assert any(name.endswith("/LICENSE") for name in held)
+    metadata = next(text for name, text in held.items() if name.endswith("/METADATA")).decode()
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    for wanted_package in setup["options"]["install_requires"].split():
+        name = re.match(r"[A-Za-z][A-Za-z0-9-]*", wanted_package)
+        assert name is None or f"Requires-Dist: {name[0]}" in metadata
     assert wanted
     for path in wanted:
         assert held[str(path.relative_to(REPOSITORY))] == path.read_bytes()

@@ -198,7 +198,8 @@ class Stage:
     async def reach(self, *routes: Route, grants: Sequence[Grant] = (), held: Sequence[str] = ()) -> Desired:
         """Do what the routing does: compare, make the difference, write the snapshot."""
         desired = Desired(routes, tuple(grants), tuple(held))
-        assert not await self.haproxy.apply(plan(desired, await self.haproxy.actual()))
+        failures = await self.haproxy.apply(plan(desired, await self.haproxy.actual()))
+        assert failures == {}, failures
         await self.haproxy.write_snapshot(desired)
         return desired
 

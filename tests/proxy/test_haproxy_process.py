@@ -183,6 +183,13 @@ async def test_a_thousand_routes_are_made_and_come_back(stage: Stage) -> None:
     assert (await stage.haproxy.actual()).secrets == desired.entries(Map.SECRETS)
 
 
+async def test_haproxy_is_in_no_process_group_of_the_hub(stage: Stage) -> None:
+    await stage.usual()
+    for pid in await stage.workers(master=True):
+        assert os.getsid(pid) != os.getsid(0)
+        assert os.getpgid(pid) != os.getpgid(0)
+
+
 async def test_stopping_ends_it_and_stopping_twice_is_no_error(stage: Stage) -> None:
     await stage.usual()
     pids = await stage.workers(master=True)

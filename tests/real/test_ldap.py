@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import socket
 import subprocess
@@ -363,13 +362,7 @@ async def test_no_password_is_in_what_is_raised(settings: LdapSettings) -> None:
     assert "hubpw" not in repr(LdapAuthenticator(settings))
 
 
-async def test_asking_does_not_block_the_event_loop_and_is_quick(ldap: LdapAuthenticator) -> None:
+async def test_asking_does_not_block_the_event_loop(ldap: LdapAuthenticator) -> None:
     await ldap.authenticate("alice", "alicepw")
     threads = {thread.name for thread in threading.enumerate()}
     assert any(name.startswith("ldap") for name in threads)
-    begun = time.perf_counter()
-    for _ in range(5):
-        await ldap.authenticate("alice", "alicepw")
-    each = (time.perf_counter() - begun) / 5
-    print(f"{1000 * each:.1f} ms for a login, {os.cpu_count()} cores")
-    assert each < 1

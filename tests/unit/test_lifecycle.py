@@ -1,6 +1,8 @@
 """The lifecycle's table: every cell, and what must always be possible."""
 
+import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +53,9 @@ def test_a_stop_never_skips_the_settling_of_an_unknown_submit() -> None:
 
 def test_an_unreachable_server_keeps_its_route() -> None:
     assert Phase.UNREACHABLE in ROUTED
+
+
+def test_the_documents_diagram_is_the_tables() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "architecture.rst").read_text()
+    rows = re.findall(r"^    (\w+) +([\w-]+) +(\w+)$", text, re.MULTILINE)
+    assert {(Phase(here), Event(event)): Phase(then) for here, event, then in rows} == NEXT

@@ -103,6 +103,9 @@ class World:
     async def forwards(self) -> Mapping[tuple[str, int], Path]:
         return dict(self.forwards_made)
 
+    def socket(self, server_id: str, generation: int) -> Path | None:
+        return self.forwards_made.get((server_id, generation))
+
     async def forward(self, server_id: str, generation: int, host: str, port: int) -> Path:
         return self.forwards_made.setdefault(
             (server_id, generation), Path(f"/run/{server_id}.{generation}.sock")
@@ -313,6 +316,44 @@ async def test_a_stop_during_an_unknown_outcome_leaves_no_job(
         world.listing_fault = None
         await until(store, server.id, Phase.ENDED)
     assert [job.state for job in world.jobs.values()] == [JobState.CANCELLED]
+
+
+async def test_a_job_that_comes_late_after_a_stop_is_cancelled_all_the_same(
+    conductor: Any, world: World, store: ServerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "SUBMIT_MAY_TAKE", 1.0)
+    down = [LoginNodeUnreachable("no route")] * 200
+    world.submit_faults = [SubmitOutcomeUnknown("timed out"), *down]
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        async with asyncio.timeout(5):
+            while world.submits < 2:
+                await asyncio.sleep(0.01)
+        await servers.stop("alice", "")
+        await asyncio.sleep(0.1)
+        assert (await store.get(server.id)).phase is not Phase.ENDED
+        late = JobStatus(JobId("900"), job_name(INSTANCE, server.id), "alice", JobState.QUEUED)
+        world.jobs["900"] = late
+        await until(store, server.id, Phase.ENDED)
+    assert world.cancels == ["900"]
+
+
+async def test_a_person_who_waits_is_told_of_a_silent_scheduler_and_of_its_return(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        await until(store, server.id, Phase.QUEUED)
+        world.run_job(server, publish=False)
+        await until(store, server.id, Phase.STARTING)
+        world.listing_fault = QueueUnreachable("slurmctld is down")
+        async with asyncio.timeout(5):
+            while "not answering" not in (await store.get(server.id)).message:
+                await asyncio.sleep(0.01)
+        world.listing_fault = None
+        async with asyncio.timeout(5):
+            while (await store.get(server.id)).message != "Starting on cn1.":
+                await asyncio.sleep(0.01)
 
 
 async def test_no_news_ends_nothing(conductor: Any, world: World, store: ServerStore) -> None:
