@@ -68,10 +68,9 @@ class Life:
         self._silences = 0
         self._way = Way(tools)
         self._cleaned = 0
-        #: Until when a job may come of a submit that gave no answer; this hub or an earlier one made it.
-        self._may_come_until = (
-            time.monotonic() + SUBMIT_MAY_TAKE if server.attempts and not server.job_id else 0.0
-        )
+        #: Until when a job may come of a submit that gave no answer, to this hub or to the one before it.
+        unknown = server.phase is Phase.SUBMITTING
+        self._may_come_until = time.monotonic() + SUBMIT_MAY_TAKE if unknown else 0.0
         self._said_trouble = ""
         self._troubles = 0
 

@@ -176,7 +176,7 @@ def test_all_of_it_works_by_keyboard(meet: Meet) -> None:
     wait_until(lambda: carol.jobs("%P %l") == ["short 3:00"], "the job is in the queue")
     carol.tab_to(page.get_by_role("button", name="Cancel"))
     keys.press("Enter")
-    carol.wait_until_ended()
+    page.locator(".phase").get_by_text("Stopped", exact=True).wait_for()
 
 
 def test_logout_ends_open_websockets_and_without_the_hub_the_proxy_explains(meet: Meet, lab: Lab) -> None:
