@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from gateway.schedulers import get
 from gateway.servers import Cluster, Servers, life, way
 from gateway.servers.feed import Feed
 from gateway.siteconfig import parse_site_config
-from gateway.store import Database, ServerStore, upgrade
+from gateway.store import Database, ServerStore
 from gateway.store.database import DatabaseUnreachable
 from gateway.store.sealed import Seal
 from tests.unit.test_siteconfig import GOOD
@@ -150,10 +151,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[ServerStore]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite"
-    await upgrade(url)
-    async with Database(url) as database:
+async def store(tmp_path: Path, empty_database: Path) -> AsyncIterator[ServerStore]:
+    shutil.copy(empty_database, tmp_path)
+    async with Database(f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite") as database:
         yield ServerStore(database, Seal.open(tmp_path / "secret.key"))
 
 
@@ -321,7 +321,7 @@ async def test_a_stop_during_an_unknown_outcome_leaves_no_job(
 async def test_a_job_that_comes_late_after_a_stop_is_cancelled_all_the_same(
     conductor: Any, world: World, store: ServerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(life, "SUBMIT_MAY_TAKE", 1.0)
+    monkeypatch.setattr(life, "SUBMIT_MAY_TAKE", 0.6)
     down = [LoginNodeUnreachable("no route")] * 200
     world.submit_faults = [SubmitOutcomeUnknown("timed out"), *down]
     async with conductor() as servers:

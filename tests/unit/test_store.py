@@ -1,6 +1,7 @@
 """The database: the schema, the writes that must come before acts, and what may not happen twice."""
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -38,10 +39,9 @@ SERVER = Server(
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite"
-    await upgrade(url)
-    async with Database(url) as database:
+async def database(tmp_path: Path, empty_database: Path) -> AsyncIterator[Database]:
+    shutil.copy(empty_database, tmp_path)
+    async with Database(f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite") as database:
         yield database
 
 
