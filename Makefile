@@ -53,7 +53,7 @@ lab-down:
 	$(BIN)/python -m tests.lab down
 
 bench: packages .venv/stamp
-	@tests/install-packages wrk nodejs npm
+	@tests/install-packages wrk nginx-light nodejs npm
 	$(BIN)/python benchmarks/proxy.py
 
 clean:

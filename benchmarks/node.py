@@ -1,11 +1,13 @@
 """What stands on the compute node in the benchmark: two servers that are never the bottleneck.
 
-``small`` answers every request with 1 KiB; it is an HAProxy that answers by itself. ``stream`` sends without
-end from the kernel (``sendfile``), or echoes WebSocket messages. Each also listens with a node's TLS.
+``small`` is an nginx that serves a file of 1 KiB. ``stream`` sends without end from the kernel
+(``sendfile``), or echoes WebSocket messages. Each also listens with a node's TLS.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import getpass
 import os
 import socketserver
 import sys
@@ -20,24 +22,51 @@ from benchmarks.websocket import accept_key, receive
 from gateway.pki import Authority
 from tests.proxy.sshd import free_port
 
+_NGINX = """\
+daemon off;
+worker_processes 1;
+user {user};
+pid {directory}/nginx.pid;
+error_log {directory}/nginx.log;
+events {{ worker_connections 1000; }}
+http {{
+    access_log off;
+    sendfile on;
+    keepalive_requests 1000000000;
+    default_type application/octet-stream;
+    client_body_temp_path {directory}/temporary;
+    proxy_temp_path {directory}/temporary;
+    fastcgi_temp_path {directory}/temporary;
+    uwsgi_temp_path {directory}/temporary;
+    scgi_temp_path {directory}/temporary;
+    root {directory}/files;
+    server {{
+        listen 127.0.0.1:{small};
+        location / {{ try_files /1k =404; }}
+    }}
+    server {{
+        listen 127.0.0.1:{small_tls} ssl;
+        ssl_certificate {directory}/small.pem;
+        ssl_certificate_key {directory}/small.pem;
+        ssl_client_certificate {client_ca};
+        ssl_verify_client on;
+        location / {{ try_files /1k =404; }}
+    }}
+}}
+"""
+
 _HAPROXY = """\
 global
     maxconn 1000
 defaults
-    mode http
+    mode tcp
     timeout connect 5s
     timeout client 60s
     timeout server 60s
-frontend small
-    bind 127.0.0.1:{small}
-    bind 127.0.0.1:{small_tls} ssl crt {directory}/small.pem ca-file {client_ca} verify required
-    http-request return status 200 content-type application/octet-stream file {directory}/1k
 frontend stream
-    mode tcp
     bind 127.0.0.1:{stream_tls} ssl crt {directory}/stream.pem ca-file {client_ca} verify required
     default_backend stream
 backend stream
-    mode tcp
     server stream 127.0.0.1:{stream}
 """
 
@@ -56,22 +85,22 @@ def start(
     processes: Processes, directory: Path, authority: Authority, small_id: str, stream_id: str
 ) -> Ports:
     """Start both servers; with TLS they are the servers of these ids."""
-    directory.mkdir()
+    (directory / "files").mkdir(parents=True)
     ports = Ports(*(free_port() for _ in range(4)))
-    (directory / "1k").write_bytes(b"x" * 1024)
+    (directory / "files" / "1k").write_bytes(b"x" * 1024)
     for name, server_id in (("small", small_id), ("stream", stream_id)):
         pem = "".join(authority.issue(server_id, datetime.now(UTC) + timedelta(days=1)))
         (directory / f"{name}.pem").write_text(pem)
-    config = _HAPROXY.format(
-        small=ports.small,
-        stream=ports.stream,
-        small_tls=ports.small_tls,
-        stream_tls=ports.stream_tls,
-        directory=directory,
-        client_ca=authority.client_ca,
-    )
-    (directory / "haproxy.cfg").write_text(config)
-    processes.start("haproxy", "-db", "-f", str(directory / "haproxy.cfg"), port=ports.small)
+    values = {
+        **dataclasses.asdict(ports),
+        "directory": directory,
+        "client_ca": authority.client_ca,
+        "user": getpass.getuser(),
+    }
+    for name, config in (("nginx.conf", _NGINX), ("haproxy.cfg", _HAPROXY)):
+        (directory / name).write_text(config.format(**values))
+    processes.start("nginx", "-c", str(directory / "nginx.conf"), port=ports.small)
+    processes.start("haproxy", "-db", "-f", str(directory / "haproxy.cfg"), port=ports.stream_tls)
     processes.start(sys.executable, "-m", "benchmarks.node", str(ports.stream), port=ports.stream)
     return ports
 

@@ -24,7 +24,9 @@ def output(*words: str, timeout: float = 60) -> str:
             words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False
         )
     except FileNotFoundError:
-        raise SystemExit(f"The benchmark needs {words[0]}. Debian: apt-get install wrk haproxy npm") from None
+        raise SystemExit(
+            f"The benchmark needs {words[0]}. Debian: apt-get install wrk haproxy nginx-light npm"
+        ) from None
     if done.returncode:
         raise SystemExit(f"{words[0]} failed: {done.stdout.strip()}")
     return done.stdout

@@ -84,6 +84,7 @@ def versions(chp: str) -> dict[str, str]:
         "ssh": output("ssh", "-V").split(",")[0],
         "configurable-http-proxy": chp,
         "node": output("node", "--version").strip(),
+        "nginx": output("nginx", "-v").strip().rpartition("/")[2],
         "wrk": wrk.stdout.split()[1],
         "python": platform.python_version(),
         "kernel": platform.release(),
