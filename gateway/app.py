@@ -18,26 +18,19 @@ from pathlib import Path
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
 
-from gateway.auth import DENIED_NAMES
-from gateway.auth.ldap import LdapAuthenticator, LdapSettings
+from gateway import parts
 from gateway.config import Settings
 from gateway.dataplane.haproxy import HAProxy
-from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
 from gateway.dataplane.masters import Masters
 from gateway.dataplane.probe import client_context
-from gateway.dataplane.tunnel import TunnelSettings
 from gateway.errors import ConfigError, GatewayError
 from gateway.metrics import Metrics
 from gateway.origins import Origins
 from gateway.pki import Authority
-from gateway.poller import Poller
-from gateway.queue import Queue
 from gateway.routing import Routing
-from gateway.schedulers import get as scheduler_named
 from gateway.servers import Cluster, Servers
 from gateway.siteconfig import SiteConfig
 from gateway.sites import load_sites
-from gateway.ssh.connection import LoginNode
 from gateway.ssh.transport import quiet_library_log
 from gateway.store import Database, ServerStore, SessionStore, upgrade
 from gateway.store.sealed import Seal
@@ -49,24 +42,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a hub may still hold its directories after it was told to end.
 HUB_ENDS_WITHIN = 5.0
-
-
-def private_directory(path: Path) -> Path:
-    """Make a directory that nobody else may look into, and return it.
-
-    Raises:
-        ConfigError: It cannot be made, or belongs to somebody else.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_uid != os.getuid():
-            raise ConfigError(
-                f"{path} belongs to another user: run this as its owner, or chown it to the gateway's user"
-            )
-        path.chmod(0o700)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be used: {error.strerror}") from None
-    return path
 
 
 async def prepare_database(url: str) -> None:
@@ -85,7 +60,7 @@ async def prepare_database(url: str) -> None:
 @asynccontextmanager
 async def stores(settings: Settings) -> AsyncIterator[tuple[Database, SessionStore, ServerStore]]:
     """Open the database and what is kept in it."""
-    private_directory(settings.state_dir)
+    parts.private_directory(settings.state_dir)
     await prepare_database(settings.database_url)
     seal = Seal.open(settings.state_dir / "secret.key")
     async with Database(settings.database_url) as database:
@@ -106,20 +81,20 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
     quiet_library_log()
     _check_required(settings)
     sites = load_sites(Path(settings.gateway.site_dir))
-    run_dir = private_directory(settings.run_dir)
+    run_dir = parts.private_directory(settings.run_dir)
     _allow_many_connections()
     stopped = _stop_signals()
     async with AsyncExitStack() as stack:
-        authenticator = _authenticator(settings)
+        authenticator = parts.authenticator(settings)
         stack.callback(authenticator.close)
-        for directory in (run_dir, private_directory(settings.state_dir)):
+        for directory in (run_dir, parts.private_directory(settings.state_dir)):
             await _keep_to_one_hub(stack, directory)
         database, sessions, records = await stack.enter_async_context(stores(settings))
         authority = await asyncio.to_thread(Authority.open, settings.state_dir / "ca")
         context = client_context(authority)
         origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
         clusters = {name: await _cluster(stack, site, run_dir) for name, site in sites.items()}
-        haproxy = HAProxy(_haproxy_settings(settings, authority, run_dir))
+        haproxy = HAProxy(parts.haproxy_settings(settings, authority, run_dir))
         await haproxy.check_program()
         masters = {name: cluster.masters for name, cluster in clusters.items()}
         if own_data_plane:
@@ -191,43 +166,8 @@ def _stop_signals() -> asyncio.Event:
 
 
 async def _cluster(stack: AsyncExitStack, site: SiteConfig, run_dir: Path) -> Cluster:
-    scheduler = scheduler_named(site.scheduler)
-    node = await stack.enter_async_context(LoginNode(site.login))
-    queue = Queue(site, scheduler, node)
-    masters = Masters(tunnel_settings(site, private_directory(run_dir / "t")))
-    return Cluster(site, scheduler, queue, Poller(queue), masters)
-
-
-def tunnel_settings(site: SiteConfig, directory: Path) -> TunnelSettings:
-    """Return how a site's tunnel is made: what it does not say is the login node's.
-
-    Args:
-        site: The cluster.
-        directory: Below which the masters of all clusters live.
-    """
-    tunnel, login = site.tunnel, site.login
-    return TunnelSettings(
-        cluster=site.name,
-        hosts=tunnel.hosts or login.hosts,
-        port=tunnel.port or login.port,
-        user=tunnel.user or login.user,
-        key=tunnel.key or login.key,
-        known_hosts=tunnel.known_hosts or login.known_hosts,
-        count=tunnel.masters,
-        directory=directory / site.name,
-    )
-
-
-def _haproxy_settings(settings: Settings, authority: Authority, run_dir: Path) -> HAProxySettings:
-    certificate = Path(settings.gateway.tls_certificate)
-    return HAProxySettings(
-        directory=run_dir / "haproxy",
-        hub_socket=run_dir / "hub.sock",
-        listeners=tuple(Listener(address, certificate) for address in settings.gateway.bind),
-        node_ca=authority.node_ca,
-        client_pem=authority.client_pem,
-        program=settings.gateway.haproxy or "haproxy",
-    )
+    node = await stack.enter_async_context(parts.login_node(site))
+    return parts.cluster(site, node, run_dir)
 
 
 def _node_contexts(
@@ -241,26 +181,6 @@ def _node_contexts(
                 site.name,
             )
     return {name: context if site.tunnel.node_security == "tls" else None for name, site in sites.items()}
-
-
-def _authenticator(settings: Settings) -> LdapAuthenticator:
-    ldap = settings.ldap
-    wanted = LdapSettings(
-        servers=tuple(ldap.servers),
-        ca_file=Path(ldap.ca_file),
-        reader_dn=ldap.reader_dn,
-        reader_password_file=Path(ldap.reader_password_file),
-        base=ldap.user_base,
-        name_attribute=ldap.name_attribute,
-        min_uid=ldap.min_uid,
-        denied=DENIED_NAMES | frozenset(ldap.denied),
-        required_group=ldap.allowed_group,
-        admin_group=ldap.admin_group,
-        connect_timeout=ldap.timeout,
-        receive_timeout=ldap.timeout,
-    )
-    wanted.check_files()  # now, rather than when the first person logs in
-    return LdapAuthenticator(wanted)
 
 
 def _listen(services: Services, path: Path) -> HTTPServer:
