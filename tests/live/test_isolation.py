@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode, urljoin
 
@@ -18,6 +18,7 @@ import pytest
 import websocket
 
 from tests.lab import Lab
+from tests.lab.nodes import wait_until
 from tests.lab.staging import HOST
 from tests.live.client import NAVIGATION, Person
 
@@ -35,6 +36,7 @@ class Stage:
     bob: Person
     secret: str
     alice_log: Path
+    never: list[str] = field(default_factory=list)
 
     def raw(self, request: str, server_name: str = f"bob.{HOST}") -> bytes:
         """Send bytes as they are; return what comes back until the connection ends or is silent for 0.5 s."""
@@ -47,9 +49,16 @@ class Stage:
                     received += part
         return received
 
-    def reached_alice(self, nonce: str) -> bool:
-        """Return whether her server logged a request for this; what is not there it always logs."""
-        return nonce in self.alice_log.read_text()
+    def oracle(self) -> str:
+        """Return her server's log, with all that it was asked up to now.
+
+        It logs a request for what is not there after it has answered: one of hers, the last, shows that those
+        before are in it.
+        """
+        last = secrets.token_hex(8)
+        assert self.alice.call("GET", f"api/contents/{last}").status == 404
+        wait_until(lambda: last in self.alice_log.read_text(), "her server logs what it was asked", 10)
+        return self.alice_log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +84,11 @@ def stage(lab: Lab) -> Iterator[Stage]:
 
 @pytest.fixture(autouse=True)
 def undisturbed(stage: Stage) -> Iterator[None]:
-    """After each attempt alice's server works, and what bob got is not hers."""
+    """After each attempt alice's server works and was asked nothing by bob, and what bob got is not hers."""
     yield
+    asked = stage.oracle()
+    assert [nonce for nonce in stage.never if nonce in asked] == []
+    stage.never.clear()
     assert stage.secret in stage.alice.call("GET", "api/contents/note.txt").text
     assert stage.bob.call("GET", "api/status").status == 200
 
@@ -91,7 +103,7 @@ def check_refused(stage: Stage, answer: bytes, nonce: str) -> None:
     assert status_of(answer) in (0, 302, 303, 400, 403, 404, 405, 424), answer[:300]
     if status_of(answer) in (302, 303):
         check_redirect(stage, answer)
-    assert not stage.reached_alice(nonce)
+    stage.never.append(nonce)
 
 
 def check_redirect(stage: Stage, answer: bytes) -> None:
@@ -108,7 +120,7 @@ def check_redirect(stage: Stage, answer: bytes) -> None:
 def test_the_oracle_sees_what_reaches_her_server(stage: Stage) -> None:
     nonce = secrets.token_hex(8)
     assert stage.alice.call("GET", f"api/contents/{nonce}").status == 404
-    assert stage.reached_alice(nonce)
+    assert nonce in stage.oracle()
 
 
 COOKIES = {
@@ -199,7 +211,7 @@ def test_no_way_of_writing_the_address_leads_him_to_her_server(stage: Stage, tar
         answer = stage.raw(f"{head}Accept: text/html\r\nConnection: close\r\n\r\n")
         if host == hosts["bob"] and target.startswith("/user/bob/"):
             assert stage.secret.encode() not in answer  # it is his own server's to answer
-            assert not stage.reached_alice(nonce)
+            stage.never.append(nonce)
         else:
             check_refused(stage, answer, nonce)
 
@@ -336,7 +348,7 @@ def test_no_request_can_be_hidden_in_another(stage: Stage, framing: str) -> None
     with ThreadPoolExecutor() as pool:
         answers = list(pool.map(attempt, (line.format(hub=HOST, bob=stage.bob.host) for line in OUTER)))
     assert all(stage.secret.encode() not in answer for answer in answers)
-    assert not stage.reached_alice(nonce)
+    stage.never.append(nonce)
     with stage.lab.gateway_log.open() as log:
         log.seek(log_size)
         assert FALSE_ADDRESS not in log.read()

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.dataplane.masters import Masters
 from gateway.dataplane.probe import Answer, Outcome
+from gateway.dataplane.tunnel import Tunnel
 from gateway.endpoint import token
 from gateway.errors import (
     AlreadyRunning,
@@ -31,7 +31,7 @@ from gateway.poller import Poller, Tempo
 from gateway.queue import Ending, Queue
 from gateway.routing import Routing
 from gateway.schedulers import get
-from gateway.servers import Cluster, Servers, life, way
+from gateway.servers import Cluster, Servers, life, patience, way
 from gateway.servers.feed import Feed
 from gateway.siteconfig import parse_site_config
 from gateway.store import Database, ServerStore
@@ -104,7 +104,10 @@ class World:
     async def forwards(self) -> Mapping[tuple[str, int], Path]:
         return dict(self.forwards_made)
 
-    def socket(self, server_id: str, generation: int) -> Path | None:
+    def address(self, server_id: str, generation: int) -> Path | None:
+        return self.forwards_made.get((server_id, generation))
+
+    async def confirmed(self, server_id: str, generation: int) -> Path | None:
         return self.forwards_made.get((server_id, generation))
 
     async def forward(self, server_id: str, generation: int, host: str, port: int) -> Path:
@@ -114,6 +117,9 @@ class World:
 
     async def sync(self) -> None:
         self.synced += 1
+
+    def failure(self, server_id: str) -> str:
+        return ""
 
     def probe_context(self, cluster: str) -> None:
         return None
@@ -145,7 +151,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(way, "probe", world.probe)
     for name in ("SETTLE_GAP", "PROBE_WAITING", "PROBE_READY"):
-        monkeypatch.setattr(life, name, 0.02)
+        monkeypatch.setattr(patience, name, 0.02)
     monkeypatch.setattr(life.Life, "_back_off", lambda _: 0.02)
     return world
 
@@ -175,7 +181,7 @@ def conductor(world: World, store: ServerStore, authority: Authority, metrics: M
         site = parse_site_config(GOOD, "site.yaml")
         tempo = Tempo(busy=0.01, idle=0.02, slowest=0.02)
         cluster = Cluster(
-            site, get("slurm"), cast("Queue", world), Poller(world, tempo), cast("Masters", world)
+            site, get("slurm"), cast("Queue", world), Poller(world, tempo), cast("Tunnel", world)
         )
         return Servers(INSTANCE, store, cast("Routing", world), authority, {"cascade": cluster}, metrics)
 
@@ -187,6 +193,12 @@ async def until(store: ServerStore, server_id: str, *phases: Phase) -> Server:
         while (server := await store.get(server_id)).phase not in phases:
             await asyncio.sleep(0.01)
     return server
+
+
+async def steps(store: ServerStore, server_id: str) -> list[str]:
+    """Return the steps of a server's life that its timeline holds."""
+    entries = await store.timeline.of(server_id)
+    return [entry.event for entry in entries if entry.event in (*Event, "created")]
 
 
 async def ready(servers: Servers, store: ServerStore, world: World) -> Server:
@@ -213,14 +225,67 @@ async def test_from_a_start_to_ready_to_stopped(conductor: Any, world: World, st
             await servers.stop("alice", "")
 
 
+async def test_the_timeline_tells_each_act_outside_and_what_came_of_it(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    world.submit_faults = [LoginNodeUnreachable("login1: no route to host")]
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+    async with conductor() as servers:
+        world.answering = False
+        await until(store, server.id, Phase.UNREACHABLE)
+        world.listing_fault = QueueUnreachable("slurm_load_jobs error")
+        await asyncio.sleep(0.1)
+        world.listing_fault = None
+        await servers.stop("alice", "")
+        await until(store, server.id, Phase.ENDED)
+        async with asyncio.timeout(5):
+            while not (await store.get(server.id)).cleaned:
+                await asyncio.sleep(0.01)
+    entries = await store.timeline.of(server.id)
+    told = {(str(entry.event), entry.text) for entry in entries}
+    assert told >= {
+        ("created", "lab on cascade: partition short, 5 min, cores 1, 500 MB"),
+        ("submission", LoginNodeUnreachable.default_public),
+        ("submission", "The scheduler took it as job 102."),
+        ("scheduler", "The scheduler says of job 102: running on cn1."),
+        ("forward", "There is a way to cn1, port 20001: number 1."),
+        ("probe", "Asked for an answer: ready."),
+        ("route", "Browsers are led to it."),
+        ("found", "The hub was started, and found it."),
+        ("probe", "Asked for an answer: refused."),
+        ("listing", QueueUnreachable.default_public),
+        ("listing", "The scheduler answers again, after a silence."),
+        ("wish", "Somebody asked to stop it."),
+        ("cancel", "The scheduler was asked to cancel job 102."),
+        ("ending", "Job 102 is asked how it ended: cancelled to the scheduler; the job itself left no word."),
+        ("route", "Browsers are not led to it any more."),
+        ("cleaning", "Its files on the cluster are removed."),
+    }
+    (refused,) = [
+        entry
+        for entry in entries
+        if entry.text == LoginNodeUnreachable.default_public and entry.event == "submission"
+    ]
+    assert refused.detail == "LoginNodeUnreachable: login1: no route to host"
+    assert refused.seconds is not None
+    assert not [entry for entry in entries if entry.event == "trouble"], "the submission has told it"
+    seen = [entry.text for entry in entries if entry.event == "scheduler"]
+    assert 2 <= len(seen) <= 4, "the scheduler's words are told when they change, not at each poll"
+
+
 async def test_monitoring_sees_the_steps_and_how_long_a_start_took(
     conductor: Any, world: World, store: ServerStore, metrics: Metrics
 ) -> None:
     async with conductor() as servers:
         await ready(servers, store, world)
-    text = metrics.exposition().decode()
-    assert 'gateway_server_events_total{cluster="cascade",event="answered"} 1.0' in text
-    assert 'gateway_start_seconds_count{cluster="cascade",partition="short"} 1.0' in text
+        wanted = (
+            'gateway_server_events_total{cluster="cascade",event="answered"} 1.0',
+            'gateway_start_seconds_count{cluster="cascade",partition="short"} 1.0',
+        )
+        async with asyncio.timeout(5):
+            while not all(line in metrics.exposition().decode() for line in wanted):
+                await asyncio.sleep(0.01)
 
 
 async def test_no_secret_of_the_server_is_in_its_script(
@@ -247,13 +312,13 @@ async def test_a_second_start_of_the_same_server_is_refused(conductor: Any, worl
 async def test_the_schedulers_own_words_end_a_refused_start(
     conductor: Any, world: World, store: ServerStore
 ) -> None:
-    world.submit_faults = [SubmitRefused("rc 1", "Slurm said: Invalid partition name specified")]
+    world.submit_faults = [SubmitRefused("rc 1", "Slurm said: Invalid partition name specified.")]
     async with conductor() as servers:
         server = await servers.start(ALICE, "", CHOICES)
         ended = await until(store, server.id, Phase.ENDED)
     assert (ended.reason, ended.message) == (
         EndReason.REFUSED,
-        "Slurm said: Invalid partition name specified",
+        f"Slurm said: Invalid partition name specified. {SubmitRefused.default_advice}",
     )
     assert world.submits == 1
 
@@ -286,7 +351,7 @@ async def test_an_unknown_outcome_without_a_job_is_tried_again_after_two_listing
     async with conductor() as servers:
         server = await servers.start(ALICE, "", CHOICES)
         await until(store, server.id, Phase.QUEUED)
-    events = [entry.event for entry in await store.timeline(server.id)]
+    events = await steps(store, server.id)
     assert events == ["created", "submit", "not-found", "submit", "accepted"]
     assert len(world.jobs) == 1
 
@@ -321,7 +386,7 @@ async def test_a_stop_during_an_unknown_outcome_leaves_no_job(
 async def test_a_job_that_comes_late_after_a_stop_is_cancelled_all_the_same(
     conductor: Any, world: World, store: ServerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(life, "SUBMIT_MAY_TAKE", 0.6)
+    monkeypatch.setattr(patience, "SUBMIT_MAY_TAKE", 0.6)
     down = [LoginNodeUnreachable("no route")] * 200
     world.submit_faults = [SubmitOutcomeUnknown("timed out"), *down]
     async with conductor() as servers:
@@ -407,7 +472,7 @@ async def test_a_silent_server_keeps_its_route_and_comes_back(
         await until(store, server.id, Phase.UNREACHABLE)
         world.answering = True
         await until(store, server.id, Phase.READY)
-    events = [entry.event for entry in await store.timeline(server.id)]
+    events = await steps(store, server.id)
     assert events[-2:] == ["silent", "answered"]
 
 
