@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ _TRAIT = re.compile(r"(?:The value of )?[Tt]he '(\w+)' trait of an? (\w+) instan
 class Gateway(Configurable):
     """Where the gateway is, and where it keeps its things."""
 
-    public_url = Unicode(help="The address that people type: https://gateway.example.org/").tag(config=True)
+    public_url = Unicode(help="The address that people type.").tag(
+        config=True, example="https://gateway.example.org/"
+    )
     layout = Enum(
         ["per-user", "single"],
         default_value="per-user",
@@ -31,40 +34,86 @@ class Gateway(Configurable):
     bind = List(
         Unicode(), default_value=["127.0.0.1:8443"], help="What HAProxy listens on: address:port, each."
     ).tag(config=True)
-    tls_certificate = Unicode(help="A PEM file with the certificate, its chain and its key (0600).").tag(
-        config=True
-    )
+    tls_certificate = Unicode(
+        help="A PEM file with the certificate, its chain and its key (0600). A new one is taken up at once."
+    ).tag(config=True, example="/etc/gateway/tls.pem")
     state_dir = Unicode("/var/lib/gateway", help="Database, keys and CAs; 0700.").tag(config=True)
     run_dir = Unicode("/run/gateway", help="Sockets and what HAProxy reads; 0700, a tmpfs.").tag(config=True)
+    proxy_group = Unicode(
+        "",
+        help="The group of the user that HAProxy runs as, where that is not the gateway's own user: "
+        "HAProxy's sockets and files are shared with it, nothing else. The user has the same name.",
+    ).tag(config=True)
     site_dir = Unicode("/etc/gateway/sites", help="The trusted site configs, *.yaml.").tag(config=True)
     database_url = Unicode(
         help="An SQLAlchemy URL; by default SQLite in state_dir (sqlite+aiosqlite:////…/gateway.sqlite)."
     ).tag(config=True)
     haproxy = Unicode("", help="HAProxy's path, if it is not on PATH; 2.6 or later.").tag(config=True)
+    contact = Unicode(
+        "", help="Whom people ask, shown below every page: help@example.org, or an https:// address."
+    ).tag(config=True)
     session_hours = Int(168, min=1, help="Hours after which people must log in again.").tag(config=True)
-    log_level = Enum(["DEBUG", "INFO", "WARNING", "ERROR"], default_value="INFO").tag(config=True)
+    history_days = Int(
+        30, min=1, help="Days after which servers that have ended, and their timelines, are forgotten."
+    ).tag(config=True)
+    log_level = Enum(
+        ["DEBUG", "INFO", "WARNING", "ERROR"], default_value="INFO", help="What is logged: this and worse."
+    ).tag(config=True)
 
 
 class Ldap(Configurable):
     """The directory that people log in with."""
 
     servers = List(
-        Unicode(), default_value=[], help="directory.example.org[:636], LDAPS, tried in this order."
+        Unicode(), default_value=[], help="directory.example.org or with :PORT, tried in this order."
+    ).tag(config=True, example=["directory.example.org"])
+    tls = Enum(
+        ["ldaps", "starttls"],
+        default_value="ldaps",
+        help="How TLS begins: ldaps, at once (port 636); starttls, on request (port 389). Never without.",
     ).tag(config=True)
-    ca_file = Unicode(help="The CA that signed the directory's certificate, PEM.").tag(config=True)
-    reader_dn = Unicode(help="Who looks people up.").tag(config=True)
-    reader_password_file = Unicode(help="A file (0600) with the reader's password.").tag(config=True)
-    user_base = Unicode(help="Below which people are: ou=people,dc=example,dc=org.").tag(config=True)
-    name_attribute = Unicode("uid", help="What people type as their name.").tag(config=True)
+    ca_file = Unicode(help="The CA that signed the directory's certificate, PEM.").tag(
+        config=True, example="/etc/ssl/certs/ca-certificates.crt"
+    )
+    reader_dn = Unicode(help="Who looks people up, if user_dn is not set.").tag(
+        config=True, example="cn=gateway,ou=services,dc=example,dc=org"
+    )
+    reader_password_file = Unicode(help="A file (0600) with the reader's password.").tag(
+        config=True, example="/etc/gateway/ldap-password"
+    )
+    user_dn = Unicode(
+        help="In place of a reader: people log in as this DN and read their own entry; "
+        "uid={name},ou=people,dc=example,dc=org. Active Directory also takes {name}@example.org."
+    ).tag(config=True)
+    user_base = Unicode(
+        help="Below which people are searched: ou=people,dc=example,dc=org. Not needed with a DN in user_dn."
+    ).tag(config=True, example="ou=people,dc=example,dc=org")
+    user_filter = Unicode(
+        "(objectClass=posixAccount)",
+        help="What a person's entry matches. Active Directory: (&(objectCategory=person)(objectClass=user)).",
+    ).tag(config=True)
+    name_attribute = Unicode(
+        "uid", help="What people type as their name. Active Directory: sAMAccountName."
+    ).tag(config=True)
+    uid_attribute = Unicode(
+        "uidNumber", help="The numeric uid; empty where the directory has none: min_uid then means nothing."
+    ).tag(config=True)
     allowed_group = Unicode(
         "", help="The DN of the group that may use the gateway; empty: everybody in the directory."
     ).tag(config=True)
     admin_group = Unicode("", help="The DN of the group of the gateway's administrators.").tag(config=True)
     min_uid = Int(1000, min=1000, help="uidNumbers below it are refused.").tag(config=True)
     denied = List(Unicode(), default_value=[], help="Further names that are refused.").tag(config=True)
+    password_url = Unicode(
+        "", help="Where people change a password that has expired: https://password.example.org/."
+    ).tag(config=True)
     timeout = Int(5, min=1, help="Seconds that the directory may take to connect or to answer.").tag(
         config=True
     )
+
+
+#: Every section of the configuration, by the name that it has there.
+SECTIONS: Mapping[str, type[Configurable]] = {section.__name__: section for section in (Gateway, Ldap)}
 
 
 class Settings:
@@ -162,11 +211,10 @@ def _line(error: BaseException, path: Path) -> int:
 
 
 def _refuse_unknown(config: Config, source: str) -> None:
-    sections: dict[str, Any] = {"Gateway": Gateway, "Ldap": Ldap}
     for section, values in config.items():
-        if section not in sections:
-            raise ConfigError(f"{source}: c.{section}: there is no such section{_meant(section, sections)}")
-        known = sections[section].class_trait_names(config=True)
+        if section not in SECTIONS:
+            raise ConfigError(f"{source}: c.{section}: there is no such section{_meant(section, SECTIONS)}")
+        known = SECTIONS[section].class_trait_names(config=True)
         for name in values:
             if name not in known:
                 raise ConfigError(

@@ -112,30 +112,64 @@ def _while_starting(server: Server, job: JobStatus, ports: tuple[int, int], age:
         new = {"host": found.host, "port": found.port}
         return Decision(Act.REACH, changes={} if (server.host, server.port) == tuple(new.values()) else new)
     if age > START_PATIENCE:
-        text = f"The application did not start listening within {START_PATIENCE / 60:.0f} minutes."
+        minutes = f"{START_PATIENCE / 60:.0f} minutes"
+        text = f"The application was not ready after {minutes}, so the gateway ended its job. {_LOG}"
         return Decision(Act.MOVE, Event.STOP, {"reason": EndReason.FAILED, "message": text})
     return Decision(Act.WAIT)
 
 
-_HOW = {
-    JobState.COMPLETED: (EndReason.FINISHED, "The application ended by itself."),
-    JobState.CANCELLED: (EndReason.CANCELLED, "The job was cancelled on the cluster."),
-    JobState.WALLTIME: (EndReason.WALLTIME, "The job reached its walltime."),
-    JobState.PREEMPTED: (EndReason.PREEMPTED, "The scheduler took the node for a job of higher priority."),
-    JobState.FAILED: (EndReason.FAILED, "The job failed."),
+_LOG = "Its log says more: if that does not help you, show it to the cluster's administrators."
+
+#: What is said of servers that have ended: what happened, what it means, what to do next.
+ENDS: Mapping[EndReason, str] = {
+    EndReason.STOPPED: "It was stopped on request. Your files are untouched: start it when you need it.",
+    EndReason.FINISHED: "The application ended by itself, and its job with it. Start it when you need it.",
+    EndReason.WALLTIME: "The walltime that you chose is over, so the scheduler ended the job. "
+    "Start it again, with a longer walltime if you need more.",
+    EndReason.CANCELLED: "The job was cancelled on the cluster, so the application has ended. "
+    "If it was not you, ask the cluster's administrators why.",
+    EndReason.FAILED: f"The job failed, and the application with it. {_LOG}",
+    EndReason.REFUSED: "The cluster did not take the job, so nothing was started. "
+    "Start again with other choices.",
+    EndReason.PREEMPTED: "The scheduler took the node for a job of higher priority, so yours has ended. "
+    "Start it again: it waits until there is room.",
+    EndReason.LOST: "The job is no longer there, and the scheduler does not say why. Start it again; if that "
+    "happens again, tell the cluster's administrators the job's number.",
 }
 
+_HOW = {
+    JobState.COMPLETED: EndReason.FINISHED,
+    JobState.CANCELLED: EndReason.CANCELLED,
+    JobState.WALLTIME: EndReason.WALLTIME,
+    JobState.PREEMPTED: EndReason.PREEMPTED,
+    JobState.FAILED: EndReason.FAILED,
+}
 
 _WORDS = {
-    ExitWord.FINISHED: _HOW[JobState.COMPLETED],
-    ExitWord.FAILED: (EndReason.FAILED, "The application failed."),
-    ExitWord.WALLTIME: _HOW[JobState.WALLTIME],
-    ExitWord.NO_PORT: (EndReason.FAILED, "On the compute node no port was free for the application."),
-    ExitWord.SILENT: (EndReason.FAILED, "The application did not start listening."),
-    ExitWord.UNPUBLISHED: (EndReason.FAILED, "The scheduler did not let the job say where it listens."),
+    ExitWord.FINISHED: (EndReason.FINISHED, ENDS[EndReason.FINISHED]),
+    ExitWord.FAILED: (EndReason.FAILED, f"The application failed, so its job has ended. {_LOG}"),
+    ExitWord.WALLTIME: (EndReason.WALLTIME, ENDS[EndReason.WALLTIME]),
+    ExitWord.NO_PORT: (
+        EndReason.FAILED,
+        (
+            "The compute node had no free port for the application, so it did not start. Start it again: "
+            "it may get another node."
+        ),
+    ),
+    ExitWord.SILENT: (EndReason.FAILED, f"The application did not get ready, so its job has ended. {_LOG}"),
+    ExitWord.UNPUBLISHED: (
+        EndReason.FAILED,
+        (
+            "The scheduler did not let the job say where it runs, so the gateway cannot reach it. "
+            "Tell the gateway's administrators."
+        ),
+    ),
     ExitWord.NO_STATE: (
         EndReason.FAILED,
-        "The compute node does not see the gateway's directory of the job.",
+        (
+            "The compute node does not see the gateway's files in your home, so nothing could be started. "
+            "Tell the cluster's administrators the job's number."
+        ),
     ),
 }
 
@@ -160,11 +194,11 @@ def how_it_ended(
     if by_itself and left is not None and left.word in _WORDS:
         reason, text = _WORDS[left.word]
     elif state in _HOW:
-        reason, text = _HOW[state]
+        reason, text = _HOW[state], ENDS[_HOW[state]]
     else:
-        reason, text = EndReason.LOST, "The job is no longer there, and the scheduler does not say why."
+        reason, text = EndReason.LOST, ENDS[EndReason.LOST]
     if left is not None and left.word is ExitWord.FAILED and reason is EndReason.FAILED:
-        text = f"{text} Its exit status was {left.status}."
+        text = f"The application failed with exit status {left.status}, so its job has ended. {_LOG}"
     return reason, _with_log(text, log_tail, reason)
 
 

@@ -115,11 +115,13 @@ def check_server_name(name: str) -> str:
     if name in RESERVED_NAMES:
         raise BadRequest(
             f"reserved server name {name}",
-            f"“{name}” is a name that Jupyter itself uses. Please choose another one.",
+            f"“{name}” is a name that Jupyter itself uses.",
+            "Choose another name.",
         )
     if name and not SERVER_NAME.fullmatch(name):
         raise BadRequest(
             "malformed server name",
             "A server's name has 1 to 32 small letters, digits and inner hyphens, like “exp-1”.",
+            "Choose such a name.",
         )
     return name

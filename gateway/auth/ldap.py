@@ -1,61 +1,84 @@
-"""Logging in against LDAP or Active Directory over LDAPS: find the entry as a reader, then bind as it."""
+"""Logging in against LDAP or Active Directory: as the entry that a reader finds, or as a DN with the name."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-import socket
 import ssl
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from ldap3 import BASE, NONE, SUBTREE, Connection, Server, Tls
-from ldap3.core.exceptions import (
-    LDAPExceptionError,
-    LDAPInvalidDnError,
-    LDAPPasswordIsMandatoryError,
-    LDAPSASLPrepError,
-)
+from ldap3 import BASE, SUBTREE, Connection
+from ldap3.core.exceptions import LDAPExceptionError, LDAPInvalidDnError, LDAPInvalidFilterError
+from ldap3.operation.search import parse_filter
 from ldap3.utils.conv import escape_filter_chars
-from ldap3.utils.dn import safe_dn
+from ldap3.utils.dn import parse_dn, safe_dn
 
 from gateway.auth import DENIED_NAMES, acceptable_name
-from gateway.errors import ConfigError, DirectoryUnreachable, LoginNotAllowed, LoginRefused
+from gateway.auth.directory import (
+    ADDRESS,
+    PORTS,
+    DirectoryServer,
+    NoAnswer,
+    Verdict,
+    bind,
+    result_words,
+    search,
+    texts,
+)
+from gateway.errors import (
+    ConfigError,
+    DirectoryUnreachable,
+    LoginNotAllowed,
+    LoginRefused,
+    PasswordExpired,
+)
 from gateway.model import USER_NAME, User
 
 log = logging.getLogger(__name__)
 
-#: Result codes (RFC 4511, 4.1.9) that say nothing about the password: timeLimitExceeded, busy, unavailable
-#: and other.
-_NO_ANSWER = frozenset({3, 51, 52, 80})
-_ADDRESS = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?", re.ASCII)
-_SUCCESS = 0
-_TOO_MANY = 4  # sizeLimitExceeded
-_NOT_THERE = 32  # noSuchObject
+NAME = "{name}"
+#: What a backslash stands before in a DN's value (RFC 4514, 2.4); blanks and # only at the ends, or anywhere.
+_SPECIAL = re.compile(r'([ "#+,;<=>\\])')
+#: Active Directory takes this in place of a DN; the entry is searched for afterwards.
+_PRINCIPAL = re.compile(r"\{name\}@[A-Za-z0-9.-]+", re.ASCII)
+#: Attributes in which case means nothing; the accounts that SSSD makes of them are in lower case.
+_WITHOUT_CASE = frozenset({"samaccountname"})
+_UNREADABLE = (
+    "Your password is right, but the directory does not show the gateway your account. You are not logged in."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LdapSettings:
     """How to ask a directory.
 
-    ``servers`` are ``HOST`` or ``HOST:PORT`` (636 if left out), asked in turn; HOST is a name that the
-    server's certificate carries. ``reader_password_file`` is readable by its owner alone. ``user_filter`` is
-    a whole LDAP filter that a person's entry also matches. ``uid_attribute`` holds the numeric uid; empty to
-    leave the check against ``min_uid`` out. Groups are DNs; a member is an entry that the group lists
-    (``member``, ``uniqueMember``, ``memberUid``) or that lists the group (``memberOf``). Timeouts are whole
-    seconds.
+    ``servers`` are ``HOST`` or ``HOST:PORT``, asked in turn; HOST is a name that the server's certificate
+    carries, PORT 636 with LDAPS and 389 with StartTLS if it is left out.
+
+    A person is found in one of two ways. With ``reader_dn`` and ``reader_password_file`` (readable by its
+    owner alone) their entry is searched below ``base``, and bound as. With ``user_dn``, a DN or Active
+    Directory's ``{name}@DOMAIN`` with ``{name}`` in it, they are bound as that, and read their own entry.
+
+    ``user_filter`` is a whole LDAP filter that a person's entry matches. ``uid_attribute`` holds the numeric
+    uid; empty to leave the check against ``min_uid`` out. Groups are DNs; a member is an entry that the group
+    lists (``member``, ``uniqueMember``, ``memberUid``) or that lists the group (``memberOf``). Timeouts are
+    whole seconds. No refusal takes less than ``refusal_takes`` seconds: how long a directory thinks about a
+    password would tell whether there is such a name. ``password_url`` is where people change a password.
     """
 
     servers: tuple[str, ...]
     ca_file: Path
-    reader_dn: str
-    reader_password_file: Path
-    base: str
+    tls: str = "ldaps"
+    reader_dn: str = ""
+    reader_password_file: Path | None = None
+    user_dn: str = ""
+    base: str = ""
     name_attribute: str = "uid"
     user_filter: str = "(objectClass=posixAccount)"
     uid_attribute: str = "uidNumber"
@@ -63,9 +86,35 @@ class LdapSettings:
     denied: frozenset[str] = DENIED_NAMES
     required_group: str = ""
     admin_group: str = ""
+    password_url: str = ""
     connect_timeout: int = 4
     receive_timeout: int = 6
     workers: int = 4
+    refusal_takes: float = 0.5
+
+    def check(self) -> None:
+        """Check what can be checked without a directory.
+
+        Raises:
+            ConfigError: A setting cannot work; the sentence says which, and what to write.
+        """
+        for address in self.servers or ("",):
+            if not ADDRESS.fullmatch(address):
+                raise ConfigError(f"directory server {address!r}: write it as HOST or HOST:PORT")
+        if self.tls not in PORTS:
+            raise ConfigError(f"c.Ldap.tls {self.tls!r}: write {' or '.join(PORTS)}")
+        if self.user_dn and (self.reader_dn or self.reader_password_file):
+            raise ConfigError(
+                "with c.Ldap.user_dn people bind as themselves: remove c.Ldap.reader_dn and "
+                "c.Ldap.reader_password_file, or remove c.Ldap.user_dn"
+            )
+        check_template(self.user_dn)
+        for dn in filter(None, (self.reader_dn, self.base, self.required_group, self.admin_group)):
+            _check_dn(dn)
+        try:
+            parse_filter(self.user_filter, None, None, None, None, None)
+        except LDAPInvalidFilterError as error:
+            raise ConfigError(f"c.Ldap.user_filter {self.user_filter!r}: {error}") from None
 
     def check_files(self) -> None:
         """Check that the files can be used.
@@ -78,7 +127,8 @@ class LdapSettings:
         except OSError as error:
             words = f"the directory's CA cannot be read: {error.strerror}"
             raise ConfigError(f"{self.ca_file}: {words}") from error
-        self.reader_password()
+        if not self.user_dn:
+            self.reader_password()
 
     def reader_password(self) -> str:
         """Return the reader's password.
@@ -87,6 +137,8 @@ class LdapSettings:
             ConfigError: The file cannot be read, is empty, or others may read it.
         """
         path = self.reader_password_file
+        if path is None or not self.reader_dn:
+            raise ConfigError("an empty reader's DN or password would bind as nobody: set both, or user_dn")
         try:
             mode = path.stat().st_mode & 0o777
             password = path.read_text(encoding="utf-8").rstrip("\r\n")
@@ -97,33 +149,54 @@ class LdapSettings:
             raise ConfigError(
                 f"{path}: has mode {mode:04o}; the reader's password is for its owner: chmod 600"
             )
-        if not password or not self.reader_dn:
-            raise ConfigError(f"{path}: an empty reader's password or DN would bind as nobody")
+        if not password:
+            raise ConfigError(f"{path}: is empty; write the reader's password into it")
         return password
+
+
+def _check_dn(dn: str) -> None:
+    try:
+        parse_dn(dn)
+    except LDAPInvalidDnError as error:
+        raise ConfigError(f"DN {dn!r}: {error} (write no blanks after its commas)") from None
+
+
+def check_template(template: str) -> None:
+    """Check what people bind as; empty is nothing.
+
+    Raises:
+        ConfigError: ``{name}`` is not in it exactly once, or not in a DN's value or before ``@DOMAIN``.
+    """
+    if not template or _PRINCIPAL.fullmatch(template):
+        return
+    right = f"write a DN with {NAME} as a value in it, such as uid={NAME},ou=people,dc=example,dc=org"
+    if template.count(NAME) != 1 or template.count("{") != 1 or template.count("}") != 1:
+        raise ConfigError(f"c.Ldap.user_dn {template!r}: {right}")
+    try:
+        parse_dn(template)
+    except LDAPInvalidDnError as error:
+        raise ConfigError(f"c.Ldap.user_dn {template!r}: {error}: {right}") from None
+
+
+def bind_name(template: str, name: str) -> str:
+    """Return what a person binds as. Pure.
+
+    Args:
+        template: As ``check_template`` takes it.
+        name: Whatever was typed; in a DN it stays one value (RFC 4514, 2.4).
+    """
+    if _PRINCIPAL.fullmatch(template):
+        return template.replace(NAME, name)
+    # Not ldap3's escape_rdn: 2.9.1 gets a NUL and a single blank wrong.
+    return template.replace(NAME, _SPECIAL.sub(r"\\\1", name).replace("\0", r"\00"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     dn: str
-    name: str
-    uid: int | None
+    names: tuple[str, ...]
+    uids: tuple[str, ...]
     groups: tuple[str, ...]
-
-
-class _CheckedTls(Tls):  # type: ignore[misc]  # ldap3 has no types
-    """TLS as Python's own defaults have it, the server's name checked by OpenSSL.
-
-    ldap3 2.9.1 compares names itself: without IP addresses on Python 3.12 and later, and leaving the socket
-    open when they differ.
-    """
-
-    def wrap_socket(self, connection: Connection, do_handshake: bool = False) -> None:
-        context = ssl.create_default_context(cafile=self.ca_certs_file)
-        connection.socket = context.wrap_socket(connection.socket, server_hostname=connection.server.host)
-
-
-class _NoAnswer(Exception):
-    """This server did not answer; another one may."""
 
 
 class LdapAuthenticator:
@@ -133,20 +206,11 @@ class LdapAuthenticator:
         settings: How to ask.
 
     Raises:
-        ConfigError: No server is named, one is not ``HOST`` or ``HOST:PORT``, or a DN is malformed.
+        ConfigError: They cannot work.
     """
 
     def __init__(self, settings: LdapSettings) -> None:
-        for address in settings.servers or ("",):
-            if not _ADDRESS.fullmatch(address):
-                raise ConfigError(f"directory server {address!r}: write it as HOST or HOST:PORT")
-        for dn in filter(
-            None, (settings.reader_dn, settings.base, settings.required_group, settings.admin_group)
-        ):
-            try:
-                safe_dn(dn)
-            except LDAPInvalidDnError as error:
-                raise ConfigError(f"DN {dn!r}: {error} (write no blanks after its commas)") from None
+        settings.check()
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="ldap")
 
@@ -158,19 +222,23 @@ class LdapAuthenticator:
 
         Raises:
             LoginRefused: No such entry, or not its password.
-            LoginNotAllowed: A system account, or not in the required group.
+            LoginNotAllowed: The password is right, but: a system account, or not in the required group.
+            PasswordExpired: The password is right, but has to be changed.
             DirectoryUnreachable: No server answered in time.
-            ConfigError: The reader's password is unusable, or the directory refuses the reader.
+            ConfigError: The reader's password is unusable, or the directory does not let the gateway look.
         """
         typed = acceptable_name(name, password)
         settings = self._settings
         # Four waits (connect, TLS, and a few answers) to a server; more means that all threads are taken.
         patience = len(settings.servers) * 2 * (settings.connect_timeout + settings.receive_timeout)
-        loop = asyncio.get_running_loop()
+        loop, begun = asyncio.get_running_loop(), time.monotonic()
         asked = loop.run_in_executor(self._pool, self._ask_in_turn, typed, password)
         try:
             async with asyncio.timeout(patience):
                 return await asked
+        except LoginRefused:
+            await asyncio.sleep(begun + settings.refusal_takes - time.monotonic())
+            raise
         except TimeoutError:
             raise DirectoryUnreachable(f"{typed}: no answer within {patience} s") from None
 
@@ -179,136 +247,122 @@ class LdapAuthenticator:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask_in_turn(self, typed: str, password: str) -> User:
-        reader_password = self._settings.reader_password()
+        ask = self._as_themselves if self._settings.user_dn else self._as_found
         failures = []
-        for address in self._settings.servers:
+        for server in self._servers():
             try:
-                return self._ask(address, typed, password, reader_password)
-            except (_NoAnswer, LDAPExceptionError, OSError) as error:
-                failures.append(f"{address}: {error}")
-                log.warning("directory server %s did not answer: %s", address, error)
+                return ask(server, typed, password)
+            except (NoAnswer, LDAPExceptionError, OSError) as error:
+                failures.append(f"{server}: {error}")
+                log.warning("directory server %s did not answer: %s", server, error)
         raise DirectoryUnreachable("; ".join(failures))
 
-    def _ask(self, address: str, typed: str, password: str, reader_password: str) -> User:
+    def _servers(self) -> Iterator[DirectoryServer]:
         settings = self._settings
-        with self._connected(address, settings.reader_dn, reader_password) as reader:
-            if not _bound(reader):
-                raise ConfigError(f"{address}: refuses the reader {settings.reader_dn}: {_result(reader)}")
-            entry = self._find(reader, typed)
-            self._check_account(entry)
-            allowed = not settings.required_group or self._is_member(reader, entry, settings.required_group)
-            admin = bool(settings.admin_group) and self._is_member(reader, entry, settings.admin_group)
-        self._check_password(address, entry, password)
-        if not allowed:
-            raise LoginNotAllowed(f"{entry.name}: not in {settings.required_group}")
-        return User(entry.name, admin)
+        for address in settings.servers:
+            yield DirectoryServer(
+                address, settings.ca_file, settings.tls, settings.connect_timeout, settings.receive_timeout
+            )
 
-    @contextmanager
-    def _connected(self, address: str, dn: str, password: str) -> Iterator[Connection]:
-        """Open a connection with Nagle's delay off (48 ms to 3 ms for a bind); it is closed at the end."""
+    def _as_found(self, server: DirectoryServer, typed: str, password: str) -> User:
+        """Find the entry as the reader, then bind as it. An unknown name goes the same way as a known one."""
         settings = self._settings
-        host, _, port = address.partition(":")
-        try:
-            tls = _CheckedTls(validate=ssl.CERT_REQUIRED, ca_certs_file=str(settings.ca_file))
-        except LDAPExceptionError as error:
-            raise ConfigError(f"{settings.ca_file}: {error}") from error
-        server = Server(
-            host,
-            port=int(port or 636),
-            use_ssl=True,
-            tls=tls,
-            get_info=NONE,
-            connect_timeout=settings.connect_timeout,
-        )
-        connection = Connection(
-            server,
-            user=dn,
-            password=password,
-            receive_timeout=settings.receive_timeout,
-            auto_referrals=False,  # a referral would carry the password to another server
-            read_only=True,
-        )
-        try:
-            connection.open(read_server_info=False)
-            connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            yield connection
-        finally:
-            connection.strategy.close()  # no unbind: the server may be the silent one
-            if connection.socket is not None:
-                connection.socket.close()  # ldap3 leaves it open if it could not connect
+        with server.connection(settings.reader_dn, settings.reader_password()) as reader:
+            if bind(reader) is not Verdict.RIGHT:
+                words = result_words(reader.result)
+                raise ConfigError(f"{server}: refuses the reader {settings.reader_dn}: {words}")
+            entry = self._find(reader, typed, settings.base, SUBTREE)
+            self._check_password(server, entry.dn if entry else f"cn=nobody,{settings.base}", typed, password)
+            if entry is None:
+                raise LoginRefused(f"{typed}: not one entry in the directory")
+            return self._judged(reader, entry, typed)
 
-    def _find(self, reader: Connection, typed: str) -> _Entry:
+    def _as_themselves(self, server: DirectoryServer, typed: str, password: str) -> User:
+        """Bind as what the name makes, then read that entry."""
+        template = self._settings.user_dn
+        name = bind_name(template, typed)
+        with server.connection(name, password) as person:
+            self._check_verdict(bind(person), person, typed)
+            if _PRINCIPAL.fullmatch(template):
+                entry = self._find(person, typed, self._settings.base, SUBTREE)
+            else:
+                entry = self._find(person, typed, name, BASE)
+            if entry is None:
+                raise self._not_shown(person, name, typed)
+            if entry.dn != name and _PRINCIPAL.fullmatch(template):
+                # One person's principal name may be another one's account name.
+                self._check_password(server, entry.dn, typed, password)
+            return self._judged(person, entry, typed)
+
+    def _find(
+        self, connection: Connection, typed: str, base: str, scope: Literal["BASE", "SUBTREE"]
+    ) -> _Entry | None:
         settings = self._settings
         name, uid = settings.name_attribute, settings.uid_attribute
-        search = f"(&{settings.user_filter}({name}={escape_filter_chars(typed)}))"
-        attributes = [a for a in (name, uid) if a] + ["memberOf"]
-        found = _search(reader, settings.base, search, SUBTREE, attributes)
-        if len(found) != 1:
-            raise LoginRefused(f"{typed}: {len(found)} entries in the directory")
-        values = found[0]["attributes"]
-        names, uids = _texts(values, name), _texts(values, uid)
-        if len(names) != 1 or not USER_NAME.fullmatch(names[0]) or names[0] != typed or not found[0]["dn"]:
-            raise LoginRefused(f"{typed}: the directory's {name} is {names}: not this account's one name")
-        number = int(uids[0]) if len(uids) == 1 and uids[0].isdecimal() else None
-        return _Entry(found[0]["dn"], names[0], number, tuple(_texts(values, "memberOf")))
+        wanted = f"(&{settings.user_filter}({name}={escape_filter_chars(typed)}))"
+        attributes = [attribute for attribute in (name, uid, "memberOf") if attribute]
+        found = search(connection, base, wanted, scope, attributes)
+        if len(found) != 1 or not found[0]["dn"]:
+            log.info("%s: %d entries in the directory", typed, len(found))
+            return None
+        names, uids, groups = (texts(found[0], attribute) for attribute in (name, uid, "memberOf"))
+        return _Entry(found[0]["dn"], names, uids, groups)
 
-    def _check_account(self, entry: _Entry) -> None:
+    def _not_shown(self, person: Connection, name: str, typed: str) -> LoginNotAllowed | ConfigError:
         settings = self._settings
-        if entry.name in settings.denied or entry.name in DENIED_NAMES:
-            raise LoginNotAllowed(f"{entry.name}: on the deny list")
-        if settings.uid_attribute and (entry.uid is None or entry.uid < settings.min_uid):
-            raise LoginNotAllowed(f"{entry.name}: uid {entry.uid} is below {settings.min_uid}")
+        if "=" in name and search(person, name, "(objectClass=*)", BASE, ["1.1"]):
+            wanted = f"{settings.user_filter} with {settings.name_attribute}={typed}"
+            return LoginNotAllowed(f"{typed}: the entry {name} is not {wanted}, or does not show it")
+        where = name if "=" in name else f"{settings.name_attribute}={typed} below {settings.base}"
+        return ConfigError(
+            f"{typed}: logged in as {name}, which may not read its own entry {where}: let people read "
+            "themselves (OpenLDAP: access to * by self read), or use c.Ldap.reader_dn",
+            _UNREADABLE,
+        )
 
-    def _is_member(self, reader: Connection, entry: _Entry, group: str) -> bool:
-        wanted = _normal(group)
-        if any(_normal(listed) == wanted for listed in entry.groups):
-            return True
-        dn, name = escape_filter_chars(entry.dn), escape_filter_chars(entry.name)
-        search = f"(|(member={dn})(uniqueMember={dn})(memberUid={name}))"
-        return bool(_search(reader, group, search, BASE, ["cn"]))
+    def _check_password(self, server: DirectoryServer, dn: str, typed: str, password: str) -> None:
+        with server.connection(dn, password) as connection:
+            self._check_verdict(bind(connection), connection, typed)
 
-    def _check_password(self, address: str, entry: _Entry, password: str) -> None:
-        with self._connected(address, entry.dn, password) as connection:
-            try:
-                bound = _bound(connection)
-            except (LDAPPasswordIsMandatoryError, LDAPSASLPrepError) as error:
-                raise LoginRefused(f"{entry.name}: {error}") from error
-            if not bound:
-                raise LoginRefused(f"{entry.name}: {_result(connection)}")
+    def _check_verdict(self, verdict: Verdict, connection: Connection, typed: str) -> None:
+        if verdict is Verdict.RIGHT:
+            return
+        detail = f"{typed}: {result_words(connection.result)}" if connection.result else typed
+        if verdict is Verdict.EXPIRED:
+            where = self._settings.password_url
+            raise PasswordExpired(detail, advice=f"Change it at {where} and log in again." if where else None)
+        if verdict is Verdict.SHUT:
+            raise LoginNotAllowed(detail)
+        raise LoginRefused(detail)
+
+    def _judged(self, connection: Connection, entry: _Entry, typed: str) -> User:
+        """Return the person, whose password was right, under the entry's own name."""
+        settings = self._settings
+        names = entry.names
+        if settings.name_attribute.lower() in _WITHOUT_CASE:
+            names = tuple(name.lower() for name in names)
+        if names != (typed,) or not USER_NAME.fullmatch(typed):
+            found = f"the directory's {settings.name_attribute} is {list(entry.names)}"
+            raise LoginNotAllowed(f"{typed}: {found}: not this account's one name")
+        if typed in settings.denied or typed in DENIED_NAMES:
+            raise LoginNotAllowed(f"{typed}: on the deny list")
+        number = int(entry.uids[0]) if len(entry.uids) == 1 and entry.uids[0].isdecimal() else -1
+        if settings.uid_attribute and number < settings.min_uid:
+            found = f"{settings.uid_attribute} {list(entry.uids)}"
+            raise LoginNotAllowed(f"{typed}: {found} is not one number from {settings.min_uid} up")
+        if settings.required_group and not _is_member(connection, entry, typed, settings.required_group):
+            raise LoginNotAllowed(f"{typed}: not in {settings.required_group}, as far as one may see")
+        admin = settings.admin_group and _is_member(connection, entry, typed, settings.admin_group)
+        return User(typed, bool(admin))
 
 
-def _bound(connection: Connection) -> bool:
-    if connection.bind(read_server_info=False):
+def _is_member(connection: Connection, entry: _Entry, name: str, group: str) -> bool:
+    wanted = _normal(group)
+    if any(_normal(listed) == wanted for listed in entry.groups):
         return True
-    _check_answered(connection)
-    return False
-
-
-def _search(
-    reader: Connection, base: str, search: str, scope: str, attributes: Sequence[str]
-) -> list[dict[str, Any]]:
-    reader.search(base, search, scope, attributes=attributes, size_limit=2, time_limit=reader.receive_timeout)
-    _check_answered(reader)
-    code = reader.result["result"]
-    if code not in (_SUCCESS, _TOO_MANY, _NOT_THERE):
-        raise ConfigError(f"the directory refuses to search {base}: {_result(reader)}")
-    return [entry for entry in reader.response or () if entry["type"] == "searchResEntry"]
-
-
-def _check_answered(connection: Connection) -> None:
-    if connection.result["result"] in _NO_ANSWER:
-        raise _NoAnswer(_result(connection))
-
-
-def _result(connection: Connection) -> str:
-    return f"{connection.result['result']} {connection.result['description']}"
-
-
-def _texts(attributes: dict[str, Any], name: str) -> list[str]:
-    """Return an attribute's values as text: without a schema ldap3 gives bytes, text or a list of them."""
-    value: Any = next((v for key, v in attributes.items() if key.lower() == name.lower()), [])
-    values = value if isinstance(value, list) else [value]
-    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values]
+    dn, name = escape_filter_chars(entry.dn), escape_filter_chars(name)
+    listing = f"(|(member={dn})(uniqueMember={dn})(memberUid={name}))"
+    return bool(search(connection, group, listing, BASE, ["cn"]))
 
 
 def _normal(dn: str) -> str:

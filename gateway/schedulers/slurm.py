@@ -45,56 +45,116 @@ _NEVER = re.compile(
     r"|(Account|QOS)NotAllowed|(Assoc|QOS)\w*PerJobLimit|QOSMin\w+"
 )
 
+_NO_MEMORY = "The application needed more memory than the job had, so it was ended. Start again with more."
+
+# What happened, what it means, and what to do next, or that there is nothing to do.
 _WHY: tuple[tuple[str, str], ...] = (
-    (r"None|", "The scheduler has not looked at your job yet."),
+    (r"None|", "The scheduler has not looked at your job yet. It will in a moment."),
     (r"Resources", "The cluster is busy. Your job is next: it starts as soon as enough is free."),
-    (r"Priority", "The cluster is busy, and jobs with a higher priority come first."),
+    (
+        r"Priority",
+        (
+            "The cluster is busy, and jobs with a higher priority come first. Yours starts by itself; a "
+            "shorter walltime or fewer cores may start sooner."
+        ),
+    ),
     (
         r"BeginTime",
-        "Your job may not start yet. If it was started before, Slurm waits a moment before it tries again.",
+        "Your job may not start yet. It starts by itself: a job that ran before waits a moment first.",
     ),
-    (r"Dependency", "Your job waits for another job."),
-    (r"DependencyNeverSatisfied", "Your job waits for another job that has failed, so it will never start."),
+    (r"Dependency", "Your job waits for another job to end. It starts by itself after that."),
+    (
+        r"DependencyNeverSatisfied",
+        "Your job waits for another job that has failed, so it can never start. Start again.",
+    ),
     (r"JobHeldUser", "Your job is on hold. Release it on the cluster, or stop it here and start again."),
-    (r"JobHeldAdmin", "The cluster's administrators have put your job on hold."),
-    (r"[\w ]*requeued[ _]held|JobHoldMaxRequeue", "Your job could not be started and is on hold now."),
-    (r"ReqNodeNotAvail|Nodes required.*|NodeDown", "The nodes that your job needs are down or reserved."),
-    (r"Reservation\w*", "Your job waits for its reservation."),
-    (r"Partition(Down|Inactive)", "The partition is closed at the moment."),
+    (
+        r"JobHeldAdmin",
+        "The cluster's administrators have put your job on hold. Ask them why, or stop it here.",
+    ),
+    (
+        r"[\w ]*requeued[ _]held|JobHoldMaxRequeue",
+        (
+            "Your job could not be started and is on hold now. Stop it here and start again; if that does "
+            "not help, ask the cluster's administrators."
+        ),
+    ),
+    (
+        r"ReqNodeNotAvail|Nodes required.*|NodeDown",
+        "The nodes that your job needs are down or reserved. Wait for them, or start in another partition.",
+    ),
+    (r"Reservation\w*", "Your job waits for its reservation. It starts by itself when that begins."),
+    (
+        r"Partition(Down|Inactive)",
+        "The partition is closed at the moment. Wait until it opens, or start in another one.",
+    ),
     (
         r"PartitionTimeLimit|.*WallDuration\w*",
-        "The walltime is longer than allowed, so your job will never start.",
+        "The walltime is longer than allowed, so your job can never start. Start again with a shorter one.",
     ),
     (
         r"PartitionNodeLimit|PartitionConfig|BadConstraints",
-        "No node of this partition can ever run your job.",
+        "No node of this partition can ever run your job. Start again with less, or in another partition.",
     ),
-    (r"Licenses", "Your job waits for a software licence."),
-    (r"JobArrayTaskLimit|(Assoc|QOS)\w*Jobs\w*Limit", "You have as many jobs as you may have at a time."),
-    (r"(Assoc|QOS)\w*PerJobLimit|QOSMin\w+", "Your job asks for something that your account does not allow."),
-    (r"(Assoc|QOS)Grp\w*(Minutes|RunMinutes)\w*", "Your group's computing time is used up at the moment."),
-    (r"(Assoc|QOS)\w*Limit", "You or your group use as much of the cluster as you may at a time."),
-    (r"InvalidAccount|AccountNotAllowed", "Your account may not be used here, so your job will never start."),
+    (r"Licenses", "Your job waits for a software licence. It starts by itself when one is free."),
+    (
+        r"JobArrayTaskLimit|(Assoc|QOS)\w*Jobs\w*Limit",
+        "You have as many jobs as you may have at a time. This one starts when another one of yours ends.",
+    ),
+    (
+        r"(Assoc|QOS)\w*PerJobLimit|QOSMin\w+",
+        (
+            "Your job asks for what your account does not allow, so it can never start. Start again with "
+            "other choices."
+        ),
+    ),
+    (
+        r"(Assoc|QOS)Grp\w*(Minutes|RunMinutes)\w*",
+        "Your group's computing time is used up at the moment. Ask the head of your group for more, or wait.",
+    ),
+    (
+        r"(Assoc|QOS)\w*Limit",
+        (
+            "You or your group use as much of the cluster as you may at a time. Your job starts when one of "
+            "these jobs ends."
+        ),
+    ),
+    (
+        r"InvalidAccount|AccountNotAllowed",
+        (
+            "Your account may not be used here, so your job can never start. Start again with another one, "
+            "or ask the cluster's administrators."
+        ),
+    ),
     (
         r"InvalidQOS|QOSNotAllowed",
-        "Your quality of service may not be used here, so your job will never start.",
+        (
+            "Your quality of service may not be used here, so your job can never start. Ask the cluster's "
+            "administrators which one is yours."
+        ),
     ),
-    (r"Prolog", "The node is being prepared for your job."),
-    (r"JobLaunchFailure", "The cluster could not start your job on its node."),
-    (r"NonZeroExitCode", "The application ended with an error."),
-    (r"TimeLimit", "The walltime is used up."),
-    (r"OutOfMemory", "The application needed more memory than the job had."),
+    (r"Prolog", "The node is being prepared for your job. It starts in a moment."),
+    (
+        r"JobLaunchFailure",
+        (
+            "The cluster could not start your job on its node. Start it again; if that happens again, tell "
+            "the cluster's administrators."
+        ),
+    ),
+    (r"NonZeroExitCode", "The application ended with an error. Its log says more."),
+    (r"TimeLimit", "The walltime is used up. Start it again, with a longer one if you need more."),
+    (r"OutOfMemory", _NO_MEMORY),
 )
 _ENDED_WHY = {
-    "OUT_OF_MEMORY": "The application needed more memory than the job had.",
-    "NODE_FAIL": "The node that ran your job has failed.",
-    "BOOT_FAIL": "The node for your job did not start.",
-    "TIMEOUT": "The walltime is used up.",
-    "DEADLINE": "The job's deadline is over.",
-    "CANCELLED": "The job was cancelled.",
-    "PREEMPTED": "The job had to make room for one with a higher priority.",
-    "CONFIGURING": "The node for your job is being switched on.",
-    "SUSPENDED": "The cluster has suspended your job for a while.",
+    "OUT_OF_MEMORY": _NO_MEMORY,
+    "NODE_FAIL": "The node that ran your job has failed, so the job has ended. Start it again.",
+    "BOOT_FAIL": "The node for your job did not start, so the job has ended. Start it again.",
+    "TIMEOUT": "The walltime is used up. Start it again, with a longer one if you need more.",
+    "DEADLINE": "The job's deadline is over, so it has ended. Start it again if you need it.",
+    "CANCELLED": "The job was cancelled. If it was not you, ask the cluster's administrators why.",
+    "PREEMPTED": "The job had to make room for one with a higher priority. Start it again; it waits.",
+    "CONFIGURING": "The node for your job is being switched on. Wait: this may take some minutes.",
+    "SUSPENDED": "The cluster has suspended your job for a while. It goes on by itself.",
 }
 
 # Words of slurm_strerror(3) after which the controller may have taken a request although it did not say so.
@@ -205,7 +265,10 @@ class Slurm:
         for pattern, sentence in _WHY:
             if re.fullmatch(pattern, _reason_word(status.reason), re.I):
                 return sentence
-        return f"The scheduler says: {_short(status.reason)}"
+        return (
+            f"The scheduler gives a reason of its own: {_short(status.reason).rstrip('.')}. "
+            "If your job does not start, ask the cluster's administrators."
+        )
 
 
 def _separators(mark: str) -> tuple[str, str]:

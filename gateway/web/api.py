@@ -39,23 +39,31 @@ class Api(Page):
         if scheme.lower() in ("token", "bearer"):
             self.caller = await self.services.sessions.token_user(secret_hash(token.strip()))
             if self.caller is None:
-                raise Forbidden("unknown API token", "This token is unknown or has expired.")
+                raise Forbidden(
+                    "unknown API token",
+                    "This token is unknown or has expired, so nothing was done.",
+                    "Ask the gateway's administrators for a new one.",
+                )
         else:
             await self.find_session()
             if self.request.method not in SAFE_METHODS:
                 self.check_same_origin()
         if not self.public and self.caller is None:
-            raise Forbidden("no login", "Log in, or send a token.")
+            raise Forbidden(
+                "no login", "You are not logged in, so nothing was done.", "Log in, or send a token."
+            )
 
-    def write_refusal(self, status: int, message: str) -> None:
+    def write_refusal(self, status: int, message: str, advice: str) -> None:
         """Finish with a refusal, as JSON."""
-        self.write_json_refusal(status, message)
+        self.write_json_refusal(status, message, advice)
 
     def owner(self, name: str) -> User:
         """Return the person of this name, if the caller is that person or an administrator."""
         if not USER_NAME.fullmatch(name) or (name != self.user.name and not self.user.admin):
             raise NotFound(
-                f"[{self.user.name}/] may not see {name!r}", "There is no such user, or it is not you."
+                f"[{self.user.name}/] may not see {name!r}",
+                "There is no such user, or it is not you.",
+                "Check the name: yours is the one that you log in with.",
             )
         if name == self.user.name:
             return self.user
@@ -122,10 +130,14 @@ class UserServer(Api):
         try:
             body = json.loads(self.request.body or b"{}")
         except ValueError:
-            raise BadRequest("not JSON", "The request's body is not JSON.") from None
+            raise BadRequest("not JSON", "The request's body is not JSON, so nothing was done.") from None
         chosen = body.get("user_options", body) if isinstance(body, dict) else None
         if not isinstance(chosen, dict):
-            raise BadRequest("not an object", "Write the options as a JSON object.")
+            raise BadRequest(
+                "not an object",
+                "The options are not a JSON object, so nothing was done.",
+                "Write them as one.",
+            )
         return {str(field): _texts(value) for field, value in chosen.items()}
 
 
@@ -137,7 +149,7 @@ class Progress(Api):
         user = self.owner(user_name)
         server = await self.services.records.latest(user.name, name or "")
         if server is None:
-            raise NotFound("never started", "There is no such server.")
+            raise NotFound("never started", "There is no such server.", "Start it first.")
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
         try:
@@ -214,7 +226,7 @@ def _is_ready(server: Server) -> bool:
 def _texts(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str | int) and not isinstance(each, bool) for each in values):
-        raise BadRequest("odd option", "An option is a text or a whole number.")
+        raise BadRequest("odd option", "An option is neither a text nor a whole number, so nothing was done.")
     return [str(each) for each in values]
 
 

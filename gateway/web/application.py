@@ -110,6 +110,7 @@ def _environment(services: Services) -> jinja2.Environment:
             name: services.origins.hub_url(f"/hub/static/{name}?v={_digest(name)}") for name in _STATIC
         },
         "version": __version__,
+        "contact": services.contact,
         "describe": words.describe,
         "label": words.label,
         "is_open": words.is_open,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -11,7 +12,7 @@ from urllib.parse import urlencode
 import jinja2
 from tornado.web import HTTPError, RequestHandler
 
-from gateway.errors import Forbidden, GatewayError, NotFound
+from gateway.errors import BadRequest, Forbidden, GatewayError, NotFound
 from gateway.model import User
 from gateway.origins import SESSION_COOKIE, Origins, is_same_origin
 from gateway.store import Session
@@ -20,17 +21,35 @@ from gateway.web.services import Services
 log = logging.getLogger(__name__)
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-#: Sentences for errors that are raised by tornado, not by us.
-SENTENCES = {
-    400: "The gateway could not read this request.",
-    403: "You may not do this.",
-    404: "There is nothing at this address.",
-    405: "This address does not do that.",
-    413: "That is more than the gateway takes.",
+
+
+class WrongMethod(BadRequest):
+    """The address is one of ours, but does not take this kind of request."""
+
+    default_public = "This address does not do that, so nothing was done."
+    default_advice = "Go on from the list of your servers."
+    status = 405
+
+
+class TooLarge(BadRequest):
+    """The request is longer than any of ours."""
+
+    default_public = "That is more than the gateway takes, so nothing was done."
+    default_advice = "Send less."
+    status = 413
+
+
+class StaleForm(Forbidden):
+    """The form is not from a page of ours in this browser, or the page is too old."""
+
+    default_public = "This page was open for too long, or it was sent from somewhere else. Nothing was done."
+    default_advice = "Load the page again and repeat what you wanted to do."
+
+
+#: What is said of errors that are raised by tornado, not by us.
+_OF_STATUS: Mapping[int, type[GatewayError]] = {
+    kind.status: kind for kind in (BadRequest, Forbidden, NotFound, WrongMethod, TooLarge)
 }
-STALE_FORM = (
-    "This page was open for too long, or it was sent from somewhere else. Nothing was done. Please reload it."
-)
 
 
 def secret_hash(secret: str) -> str:
@@ -114,23 +133,21 @@ class Base(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write an error: our own one says what a person may see; of others only the status is told."""
         error = kwargs.get("exc_info", (None, None, None))[1]
-        message = SENTENCES.get(status_code, GatewayError.default_public)
         if isinstance(error, GatewayError):
-            self.set_status(error.status)
-            message = error.public
-        elif isinstance(error, HTTPError) and error.log_message == STALE_FORM:
-            message = STALE_FORM
-        self.write_refusal(self.get_status(), message)
+            status_code = error.status
+        else:
+            error = _OF_STATUS.get(status_code, GatewayError)()
+        self.write_refusal(status_code, error.public, error.advice)
 
-    def write_refusal(self, status: int, message: str) -> None:
-        """Finish with a refusal, as a page."""
+    def write_refusal(self, status: int, message: str, advice: str) -> None:
+        """Finish with a refusal, as a page: what happened and what it means, and what to do next."""
         self.set_status(status)
-        self.render_page("error.html", status=status, message=message)
+        self.render_page("error.html", status=status, message=message, advice=advice)
 
-    def write_json_refusal(self, status: int, message: str) -> None:
+    def write_json_refusal(self, status: int, message: str, advice: str) -> None:
         """Finish with a refusal, as JSON."""
         self.set_status(status)
-        self.finish({"status": status, "message": message})
+        self.finish({"status": status, "message": message, "advice": advice})
 
     # --- log ---
 
@@ -155,14 +172,14 @@ class Base(RequestHandler):
         """Refuse what another origin's page sent in this person's name.
 
         Raises:
-            HTTPError: 403.
+            StaleForm: It was, or the form's token is not this browser's.
         """
         if not is_same_origin(self.request.headers, self.origins.hub_origin):
-            raise HTTPError(403, STALE_FORM)
+            raise StaleForm("sent by a page of another origin")
         try:
             self.check_xsrf_cookie()
-        except HTTPError:
-            raise HTTPError(403, STALE_FORM) from None
+        except HTTPError as error:
+            raise StaleForm(f"the form's token: {error.log_message}") from None
 
 
 class Page(Base):

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 CODE_LIFETIME = timedelta(seconds=30)
 STATE_SECONDS = 600
+#: Seconds after which a script or WebSocket of a page that was let in asks again for what has no route now.
+ROUTE_AGAIN_SECONDS = 2
 #: A browser that comes back this soon after it was granted was not let through by the proxy.
 BACK_TOO_SOON_SECONDS = 5
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -62,19 +64,33 @@ class OnServerPath(Base):
 
 
 class NotGranted(OnServerPath):
-    """The browser has no grant for this server, or there is no such server."""
+    """The browser has no grant for this server, or there is no such server, or no way to it at the moment."""
 
     async def prepare(self) -> None:
-        """Send a person on their way in, and refuse anything else."""
+        """Send a person on their way in, ask a page that was let in to wait, and refuse anything else."""
         if self.is_navigation():
             await self._lead_in()
             return
         path = parse_server_path(self.request.path)
         server = await server_at(self.services.records, path) if path else None
-        if is_open(server):
-            self.write_json_refusal(403, "You are not logged in to this server. Open its page again.")
+        if server and is_open(server) and await self._was_let_in(server):
+            self.set_header("Retry-After", str(ROUTE_AGAIN_SECONDS))
+            self.write_json_refusal(
+                503, "The way to this server is being made again.", "Please try again in a moment."
+            )
+        elif is_open(server):
+            self.write_json_refusal(403, "You are not logged in to this server.", "Open its page again.")
         else:
-            self.write_json_refusal(424, "This server is not running.")
+            self.write_json_refusal(
+                424, "This server is not running.", "Start it from the list of your servers."
+            )
+
+    async def _was_let_in(self, server: Server) -> bool:
+        """Return whether the browser was granted this start of the server, on this host."""
+        cookie = self.get_cookie(ROUTE_COOKIE)
+        if not cookie or not self.origins.serves(self.request.host, ServerPath(server.user, server.name)):
+            return False
+        return await self.services.sessions.granted(secret_hash(cookie), server.id)
 
     async def _lead_in(self) -> None:
         path = parse_server_path(self.request.path)
@@ -115,12 +131,15 @@ class Enter(Page):
         path = parse_server_path(target.partition("?")[0])
         if path is None or not _HASH.fullmatch(state) or not self.origins.safe_next(target):
             raise BadRequest(
-                "malformed enter", "This link is incomplete. Please open your server from your home page."
+                "malformed enter",
+                "This link is not complete, so it leads to no server.",
+                "Open your server from the list of your servers.",
             )
         if path.user != self.user.name:
             raise Forbidden(
                 f"[{self.user.name}/] wanted {path}",
                 f"This server belongs to {path.user}, and you are logged in as {self.user.name}.",
+                f"Open a server of your own; if you are {path.user} too, log out and log in as that.",
             )
         server = await server_at(self.services.records, path)
         if server is None or is_over(server):
@@ -161,7 +180,8 @@ class TakeCode(OnServerPath):
         if state is None:
             raise Forbidden(
                 "no state cookie",
-                "Your browser did not keep the gateway's cookie. Please allow cookies here and try again.",
+                "Your browser did not keep the gateway's cookie, so it cannot be let in.",
+                "Allow cookies for this site and try again.",
             )
         here = self.origins.host_of(path.user)
         if (
@@ -170,12 +190,14 @@ class TakeCode(OnServerPath):
             or (code.server_path, code.host) != (str(path), here)
         ):
             raise Forbidden(
-                "bad code", "This link was used before, or is not for this browser. Please try again."
+                "bad code",
+                "This link was used before, or is not for this browser.",
+                "Open your server from the list of your servers.",
             )
         session = await self.services.sessions.session(code.session_hash)
         if session is None or session.expires <= self.now() or session.user.name != path.user:
             raise Forbidden(
-                "the code's session has ended", "You are not logged in any more. Please try again."
+                "the code's session has ended", "You are not logged in any more.", "Log in and try again."
             )
         return session
 

@@ -12,7 +12,7 @@ from gateway.siteconfig import SiteConfig
 from gateway.urls import check_server_name
 from gateway.web.base import Page
 from gateway.web.enter import wait_path
-from gateway.web.words import describe, is_open, is_over, label
+from gateway.web.words import describe, is_open, is_over, label, story
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Spawn(Home):
             check_server_name(name or typed)
         except GatewayError as error:
             self.set_status(error.status)
-            await self.show(error.public, typed or name or "")
+            await self.show(error.text, typed or name or "")
             return
         if typed:
             self.redirect(self.origins.hub_url(f"/hub/spawn/{typed}"), status=303)
@@ -91,7 +91,7 @@ class Spawn(Home):
             log.info("[%s/%s] not started: %s", self.user.name, server_name, error)
             self.set_status(error.status)
             field = error.field if isinstance(error, InvalidChoice) else ""
-            self._show_form(server_name, site, values, field, error.public)
+            self._show_form(server_name, site, values, field, error)
             return
         self.redirect(self.origins.hub_url(wait_path(server.name)), status=303)
 
@@ -99,12 +99,19 @@ class Spawn(Home):
         sites = self.services.sites()
         if not sites:
             raise NotFound(
-                "no site configs", "No cluster is configured. Please tell the gateway's administrators."
+                "no site configs",
+                "No cluster is set up, so nothing can be started.",
+                "Tell the gateway's administrators.",
             )
         return sites.get(wanted) or next(iter(sites.values()))
 
     def _show_form(
-        self, name: str, site: SiteConfig, values: Mapping[str, str], wrong: str = "", error: str = ""
+        self,
+        name: str,
+        site: SiteConfig,
+        values: Mapping[str, str],
+        wrong: str = "",
+        error: GatewayError | None = None,
     ) -> None:
         fields = options.fields(site, self.user)
         shown = {field.name for field in fields if field.kind is not options.Kind.HIDDEN}
@@ -127,12 +134,18 @@ class Wait(Page):
         """Lead on to a server that is ready; else show where it stands, why it waits, or how it ended."""
         server = await self.services.records.latest(self.user.name, name or "")
         if server is None:
-            raise NotFound(f"[{self.user.name}/{name}] never started", "You have no server of this name.")
+            raise NotFound(
+                f"[{self.user.name}/{name}] never started",
+                "You have no server of this name.",
+                "Choose one from the list of your servers, or start it.",
+            )
         if is_open(server) and server.phase is Phase.READY:
             self.redirect(self.services.open_url(server), status=303)
             return
+        over = is_over(server)
         self.render_page(
-            "ended.html" if is_over(server) else "wait.html",
+            "ended.html" if over else "wait.html",
+            story=story(await self.services.records.timeline.of(server.id)) if over else (),
             server=server,
             words=describe(server),
             label=label(server.name),

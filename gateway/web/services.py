@@ -12,6 +12,7 @@ from gateway.model import Choices, Server, User
 from gateway.origins import Origins
 from gateway.siteconfig import SiteConfig
 from gateway.store import Code, Session
+from gateway.timeline import Entry
 
 
 class Sessions(Protocol):
@@ -37,9 +38,26 @@ class Sessions(Protocol):
         """Return what a code stands for, the first time."""
         ...
 
+    async def granted(self, cookie_hash: str, server_id: str) -> bool:
+        """Return whether the browser with this grant cookie may reach this start of a server."""
+        ...
+
+
+class Timelines(Protocol):
+    """What happened to the servers; ``gateway.store.timeline.Timeline``."""
+
+    async def of(self, server_id: str) -> Sequence[Entry]:
+        """Return what happened to a start of a server, in order."""
+        ...
+
 
 class Records(Protocol):
     """The servers as the database holds them; ``gateway.store.ServerStore``."""
+
+    @property
+    def timeline(self) -> Timelines:
+        """What happened to them."""
+        ...
 
     async def latest(self, user: str, name: str) -> Server | None:
         """Return the latest start of a server, ended or not."""
@@ -90,7 +108,7 @@ class Services:
     """What the pages work with.
 
     ``sites`` gives the site configs by name as they are now; ``session_lifetime`` is counted from the login;
-    ``metrics`` gives a Prometheus exposition, or is None for none.
+    ``metrics`` gives a Prometheus exposition, or is None for none; ``contact`` is whom people ask.
     """
 
     authenticator: Authenticator
@@ -103,6 +121,7 @@ class Services:
     clock: Callable[[], datetime] = utc_now
     session_lifetime: timedelta = timedelta(hours=24)
     metrics: Callable[[], bytes] | None = None
+    contact: str = ""
 
     def open_url(self, server: Server) -> str:
         """Return where a browser goes first to use a server: the page that its application names."""

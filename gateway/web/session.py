@@ -8,7 +8,7 @@ from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from typing import cast
 
-from gateway.errors import DataPlaneError, DirectoryUnreachable, GatewayError
+from gateway.errors import ConfigError, DataPlaneError, DirectoryUnreachable, GatewayError
 from gateway.model import User
 from gateway.origins import SESSION_COOKIE
 from gateway.web.attempts import FailedLogins
@@ -24,15 +24,14 @@ class TooManyTries(GatewayError):
         wait: Until the next try is allowed.
     """
 
+    default_public = "That was tried too often, so the password was not checked."
     status = 429
     transient = True
 
     def __init__(self, wait: timedelta) -> None:
         minutes = int(wait.total_seconds() // 60) + 1
         unit = "minute" if minutes == 1 else "minutes"
-        super().__init__(
-            "too many tries", f"That was tried too often. Please wait {minutes} {unit} and try again."
-        )
+        super().__init__("too many tries", advice=f"Wait {minutes} {unit} and try again.")
         self.seconds = int(wait.total_seconds()) + 1
 
 
@@ -65,7 +64,7 @@ class LoginGuard:
             raise TooManyTries(wait)
         try:
             user = await page.services.authenticator.authenticate(name, password)
-        except DirectoryUnreachable:
+        except (DirectoryUnreachable, ConfigError):
             self._pairs.take_back(pair)
             self._addresses.take_back(address)
             raise
@@ -84,7 +83,7 @@ class Login(Page):
         if self.session:
             self.redirect(self.next_url() or self.origins.hub_url())
         else:
-            self.render_page("login.html", name="", error="", next=self.next_url() or "")
+            self.render_page("login.html", name="", error=None, next=self.next_url() or "")
 
     async def post(self) -> None:
         """Log somebody in; the sentence of a refusal stands above the form."""
@@ -98,7 +97,7 @@ class Login(Page):
             self.set_status(error.status)
             if isinstance(error, TooManyTries):
                 self.set_header("Retry-After", str(error.seconds))
-            self.render_page("login.html", name=name[:64], error=error.public, next=self.next_url() or "")
+            self.render_page("login.html", name=name[:64], error=error, next=self.next_url() or "")
             return
         await self.end_session()
         await self._begin_session(user)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.decide import ENDS
 from gateway.lifecycle import ROUTED, Phase
 from gateway.model import EndReason, Server
+from gateway.timeline import Entry
+
+#: How many of the last things that happened to a server its owner is shown.
+STORY_LINES = 15
 
 _PHASES: dict[Phase, tuple[int, str, str]] = {
     Phase.INTENT: (5, "Preparing", "Your job is being prepared."),
@@ -18,29 +24,30 @@ _PHASES: dict[Phase, tuple[int, str, str]] = {
     ),
     Phase.STARTING: (70, "Starting", "Your job runs. The application is starting."),
     Phase.READY: (100, "Ready", "Your server is ready."),
-    Phase.UNREACHABLE: (100, "Not answering", "Your server runs, but does not answer at the moment."),
+    Phase.UNREACHABLE: (
+        100,
+        "Not answering",
+        "Your server does not answer at the moment. Your job goes on: wait until the gateway has it again.",
+    ),
     Phase.STOPPING: (100, "Stopping", "Your server is being stopped."),
     Phase.ENDED: (100, "Ended", "Your server has ended."),
 }
 
-_ENDS: dict[EndReason, tuple[str, str]] = {
-    EndReason.STOPPED: ("Stopped", "It was stopped on request."),
-    EndReason.FINISHED: ("Finished", "The application ended by itself."),
-    EndReason.WALLTIME: (
-        "Time is up",
-        "The walltime that you chose is over, so the scheduler ended the job.",
-    ),
-    EndReason.CANCELLED: ("Cancelled", "The job was cancelled on the cluster."),
-    EndReason.FAILED: ("Failed", "The application failed."),
-    EndReason.REFUSED: ("Not started", "The cluster did not take the job."),
-    EndReason.PREEMPTED: ("Preempted", "The scheduler needed the node for a more urgent job."),
-    EndReason.LOST: ("Lost", "The job is not on the cluster any more, and nobody knows why."),
+_ENDS: dict[EndReason, str] = {
+    EndReason.STOPPED: "Stopped",
+    EndReason.FINISHED: "Finished",
+    EndReason.WALLTIME: "Time is up",
+    EndReason.CANCELLED: "Cancelled",
+    EndReason.FAILED: "Failed",
+    EndReason.REFUSED: "Not started",
+    EndReason.PREEMPTED: "Preempted",
+    EndReason.LOST: "Lost",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What is said of a server: a title of a few words, a sentence, and more lines where there are some."""
+    """What is said of a server: a title of a few words, one to three sentences, and its log's last lines."""
 
     percent: int
     title: str
@@ -65,11 +72,21 @@ def describe(server: Server) -> Words:
         phase = Phase.STOPPING
     percent, title, sentence = _PHASES[phase]
     if phase is Phase.ENDED and server.reason:
-        title, sentence = _ENDS[server.reason]
+        title, sentence = _ENDS[server.reason], ENDS[server.reason]
     said, _, detail = server.message.strip().partition("\n")
     if said and phase is not Phase.STOPPING and server.reason is not EndReason.STOPPED:
         sentence = said
     return Words(percent, title, sentence, detail.strip("\n"))
+
+
+def story(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """Return the last things that happened to a server: the time in UTC, and a sentence."""
+    told: list[tuple[str, str]] = []
+    for entry in entries:
+        sentence = entry.text.partition("\n")[0]
+        if sentence and (not told or told[-1][1] != sentence):
+            told.append((f"{entry.at:%H:%M:%S}", sentence))
+    return told[-STORY_LINES:]
 
 
 def label(server_name: str) -> str:

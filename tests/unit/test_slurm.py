@@ -336,7 +336,7 @@ def test_reasons_are_sentences_and_unknown_ones_are_shown_as_they_are() -> None:
     (job,) = read(row("1", state="PENDING", reason="Resources"))
     assert SLURM.why(job) == "The cluster is busy. Your job is next: it starts as soon as enough is free."
     (job,) = read(row("1", state="PENDING", reason="Odd\x1b[31mThing"))
-    assert SLURM.why(job) == "The scheduler says: Odd [31mThing"
+    assert SLURM.why(job).startswith("The scheduler gives a reason of its own: Odd [31mThing. If your job")
     (job,) = read(row("1"))
     assert SLURM.why(job) == ""
     for native, state in STATES.items():
@@ -347,7 +347,7 @@ def test_reasons_are_sentences_and_unknown_ones_are_shown_as_they_are() -> None:
 
 def test_schedulers_are_known_by_name() -> None:
     assert get("slurm").name == "slurm"
-    with pytest.raises(ConfigError, match="'pbs' is not one of slurm"):
+    with pytest.raises(ConfigError, match="'pbs' is not one of local, slurm"):
         get("pbs")
 
 

@@ -12,6 +12,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.testing import bind_unused_port
 
+from gateway.errors import NotFound
 from gateway.lifecycle import Phase
 from gateway.model import EndReason, User
 from gateway.origins import Origins
@@ -67,7 +68,8 @@ async def test_everything_else_needs_a_good_token(browser: Browser, world: World
         code, body = await call(browser, path, who=who)
         assert code == 403
         assert body["status"] == 403
-        assert body["message"]
+        assert body["message"].endswith(".")
+        assert body["advice"].endswith(".")
 
 
 async def test_a_person_and_their_servers(browser: Browser, world: World) -> None:
@@ -150,6 +152,7 @@ async def test_what_makes_no_sense_is_refused_in_words(
     code, answer = await call(browser, path, "POST", body)
     assert code == 400
     assert answer["message"].endswith(".")
+    assert answer["advice"].endswith(".")
     assert not world.servers.started
 
 
@@ -189,7 +192,7 @@ async def test_metrics_are_for_administrators(browser: Browser) -> None:
 async def test_an_unknown_call_is_json_too(browser: Browser) -> None:
     assert await call(browser, "/nosuch") == (
         404,
-        {"status": 404, "message": "There is nothing at this address."},
+        {"status": 404, "message": NotFound.default_public, "advice": NotFound.default_advice},
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,10 +14,20 @@ import pytest
 from tornado.httpclient import HTTPResponse
 from tornado.testing import bind_unused_port
 
-from gateway.errors import DataPlaneError, DirectoryUnreachable, LoginNodeUnreachable
+from gateway.errors import (
+    ConfigError,
+    DataPlaneError,
+    DirectoryUnreachable,
+    GatewayError,
+    LoginNodeUnreachable,
+    LoginNotAllowed,
+    LoginRefused,
+    PasswordExpired,
+)
 from gateway.lifecycle import Phase
 from gateway.model import EndReason
 from gateway.origins import ENTERED_COOKIE, ROUTE_COOKIE, SESSION_COOKIE, Origins
+from gateway.timeline import Entry
 from gateway.web import make_application, make_server
 from tests.unit.web_fakes import Browser, World, server, site, token
 
@@ -103,6 +116,47 @@ async def test_a_directory_that_is_down_is_told_apart_and_does_not_count_as_a_tr
     world.authenticator.error = None
     url, _ = await browser.log_in(world.origins)
     assert url == f"{HUB}/hub/home"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LoginRefused("49 for alice"),
+        LoginNotAllowed("not in the group"),
+        PasswordExpired("49 with 532", advice="Change it at https://password.example.org/ & log in again."),
+        DirectoryUnreachable("down: no route"),
+        ConfigError("the reader is refused", "Your password is right. You are not logged in."),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_each_kind_of_no_is_shown_with_what_to_do_next(
+    browser: Browser, world: World, error: GatewayError
+) -> None:
+    world.authenticator.error = error
+    _, page = await browser.log_in(world.origins)
+    (shown,) = re.findall(r'role="alert"[^>]*>(.*?)</p>', text(page))
+    plain = html.unescape(re.sub(r"<[^>]+>", "", shown))
+    assert (page.code, " ".join(plain.split())) == (error.status, error.text)
+    assert str(error) not in text(page)
+    assert SESSION_COOKIE not in browser.jar[HUB_HOST]
+
+
+@pytest.mark.parametrize(
+    ("contact", "shown"),
+    [
+        ("help@example.org", 'Ask <a href="mailto:help@example.org">'),
+        ("https://help.example.org/", 'Ask <a href="https://help.example.org/">'),
+        ("room 12 <b>", "Ask room 12 &lt;b&gt;</p>"),
+    ],
+)
+async def test_every_page_says_whom_to_ask(world: World, contact: str, shown: str) -> None:
+    listening, port = bind_unused_port()
+    http = make_server(make_application(replace(world.services(), contact=contact)))
+    http.add_sockets([listening])
+    assert shown in text(await Browser(port).fetch(f"{HUB}/hub/login"))
+    assert shown in text(await Browser(port).fetch(f"{HUB}/hub/nosuch"))
+    http.stop()
+    await http.close_all_connections()
 
 
 async def test_guessing_is_slowed_down_by_name_and_address_and_not_for_ever(
@@ -355,6 +409,25 @@ async def test_an_ended_server_says_why_with_the_tail_of_its_log(alice: Browser,
     assert "&lt;no module&gt;</pre>" in page
 
 
+async def test_an_ended_server_tells_what_happened_in_words_for_its_owner(
+    alice: Browser, world: World
+) -> None:
+    ended = world.servers.put(server(phase=Phase.ENDED, reason=EndReason.FAILED, message="It failed."))
+    page = text(await alice.fetch(f"{HUB}/hub/wait"))
+    assert "What happened" not in page
+    at = datetime(2026, 11, 23, 15, 4, 5, tzinfo=UTC)
+    world.servers.timeline.entries[ended.id] = [
+        Entry(
+            at, "scheduler", Phase.QUEUED, "The scheduler says of job 7: PENDING (<b>).", "for administrators"
+        ),
+        Entry(at, "gone", Phase.ENDED, "It failed.\nTraceback"),
+    ]
+    page = text(await alice.fetch(f"{HUB}/hub/wait"))
+    assert "What happened" in page
+    assert "<time>15:04:05</time> <span>The scheduler says of job 7: PENDING (&lt;b&gt;).</span>" in page
+    assert "for administrators" not in page
+
+
 async def test_stop_stops_and_a_second_stop_does_no_harm(alice: Browser, world: World) -> None:
     world.servers.put(server(phase=Phase.QUEUED))
     page = await alice.fetch(f"{HUB}/hub/home")
@@ -546,11 +619,41 @@ async def test_scripts_and_websockets_get_a_refusal_and_never_a_redirect(
     body = "" if method in ("POST", "PUT") else None
     answer = await alice.fetch(f"{ALICE}/user/alice/api/kernels", method, body, headers)
     assert answer.code == 424
-    assert text(answer) == '{"status": 424, "message": "This server is not running."}'
+    assert json.loads(answer.body) == {
+        "status": 424,
+        "message": "This server is not running.",
+        "advice": "Start it from the list of your servers.",
+    }
     world.servers.put(server())
     answer = await alice.fetch(f"{ALICE}/user/alice/api/kernels", method, body, headers)
     assert answer.code == 403
     assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Mode": "cors"}, {"Upgrade": "websocket"}])
+async def test_a_page_that_was_let_in_is_asked_for_patience_while_its_route_is_made_again(
+    alice: Browser, world: World, port: int, headers: dict[str, str]
+) -> None:
+    lost = world.servers.put(server())
+    world.servers.put(server(name="later", id="b" * 10, phase=Phase.QUEUED))
+    await alice.open(f"{ALICE}/user/alice/")
+    kernels = f"{ALICE}/user/alice/api/kernels"
+    answer = await alice.fetch(kernels, headers=headers)
+    assert (answer.code, answer.headers["Retry-After"]) == (503, "2")
+    assert "try again" in text(answer)
+    assert "Set-Cookie" not in answer.headers
+
+    stranger, bob = Browser(port), Browser(port)
+    stranger.jar[ALICE_HOST][ROUTE_COOKIE] = "c" * 43
+    bob.jar["bob.gw.example.org"] = dict(alice.jar[ALICE_HOST])
+    assert (await stranger.fetch(kernels, headers=headers)).code == 403
+    assert (await bob.fetch(kernels.replace("//alice", "//bob"), headers=headers)).code == 403
+    later = f"{ALICE}/user/alice/later/api/kernels"
+    assert (await alice.fetch(later, headers=headers)).code == 424
+    world.servers.put(server(name="later", id="b" * 10))
+    assert (await alice.fetch(later, headers=headers)).code == 403, "it was not granted this one"
+    world.servers.put(replace(lost, id="c" * 10))
+    assert (await alice.fetch(kernels, headers=headers)).code == 403, "it was granted another start"
 
 
 @pytest.mark.parametrize(

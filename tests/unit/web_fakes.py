@@ -22,6 +22,7 @@ from gateway.model import Choices, EndReason, JobId, Server, User
 from gateway.origins import Origins
 from gateway.siteconfig import SiteConfig, parse_site_config
 from gateway.store import Code, Session
+from gateway.timeline import Entry
 from gateway.web import Services
 
 SITE = """\
@@ -91,6 +92,7 @@ class FakeSessions:
         self.sessions: dict[str, Session] = {}
         self.codes: dict[str, tuple[Code, datetime]] = {}
         self.tokens: dict[str, User] = {}
+        self.grants: dict[tuple[str, str], tuple[str, datetime]] = {}
 
     async def login(self, user: User, session_hash: str, expires: datetime) -> None:
         self.sessions[session_hash] = Session(session_hash, user, expires)
@@ -111,11 +113,23 @@ class FakeSessions:
         code, expires = self.codes.pop(code_hash, (None, datetime.max.replace(tzinfo=UTC)))
         return code if expires > datetime.now(UTC) else None
 
+    async def granted(self, cookie_hash: str, server_id: str) -> bool:
+        return (cookie_hash, server_id) in self.grants
+
+
+class FakeTimeline:
+    def __init__(self) -> None:
+        self.entries: dict[str, list[Entry]] = {}
+
+    async def of(self, server_id: str) -> Sequence[Entry]:
+        return self.entries.get(server_id, [])
+
 
 class FakeServers:
     """Both the records and the conductor."""
 
     def __init__(self) -> None:
+        self.timeline = FakeTimeline()
         self.now: dict[tuple[str, str], Server] = {}
         self.started: list[tuple[User, str, Choices]] = []
         self.error: GatewayError | None = None
@@ -163,7 +177,6 @@ class FakeServers:
 class FakeRouting:
     def __init__(self, sessions: FakeSessions) -> None:
         self.sessions = sessions
-        self.grants: dict[tuple[str, str], tuple[str, datetime]] = {}
         self.error: GatewayError | None = None
 
     async def give(
@@ -174,11 +187,15 @@ class FakeRouting:
         for server in servers:
             self.grants[cookie_hash, server.id] = (session_hash, expires)
 
+    @property
+    def grants(self) -> dict[tuple[str, str], tuple[str, datetime]]:
+        return self.sessions.grants
+
     async def revoke(self, session_hash: str) -> None:
         await self.sessions.end_session(session_hash)
         if self.error:
             raise self.error
-        self.grants = {key: value for key, value in self.grants.items() if value[0] != session_hash}
+        self.sessions.grants = {key: value for key, value in self.grants.items() if value[0] != session_hash}
 
 
 class Clock:
