@@ -93,7 +93,7 @@ async def _route(haproxy: HAProxy, tunnels: Mapping[str, Masters], ports: node.P
     for user, name, server_id, port in wanted:
         path = await tunnels[user].forward(server_id, 0, "127.0.0.1", port)
         token = secrets.token_urlsafe(32)
-        routes.append(Route("127.0.0.1", user, name, server_id, 0, str(path), user == "tls", token))
+        routes.append(Route("127.0.0.1", user, name, server_id, 0, path, user == "tls", token))
     grants = [Grant(hash_cookie(cookie), route.server_id, 2**33) for route in routes]
     await haproxy.apply(plan(Desired(tuple(routes), tuple(grants)), await haproxy.actual()))
 

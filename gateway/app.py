@@ -20,19 +20,24 @@ from tornado.netutil import bind_unix_socket
 
 from gateway import parts
 from gateway.config import Settings
+from gateway.dataplane.access import share_socket
 from gateway.dataplane.haproxy import HAProxy
-from gateway.dataplane.masters import Masters
+from gateway.dataplane.masters import Duty
 from gateway.dataplane.probe import client_context
+from gateway.dataplane.tunnel import Tunnel
 from gateway.errors import ConfigError, GatewayError
+from gateway.managed import only_keeper
 from gateway.metrics import Metrics
 from gateway.origins import Origins
 from gateway.pki import Authority
 from gateway.routing import Routing
 from gateway.servers import Cluster, Servers
+from gateway.servicemanager import tell_service_manager
 from gateway.siteconfig import SiteConfig
 from gateway.sites import load_sites
 from gateway.ssh.transport import quiet_library_log
-from gateway.store import Database, ServerStore, SessionStore, upgrade
+from gateway.ssh.users import UserNodes
+from gateway.store import Database, History, ServerStore, SessionStore, keep_short, upgrade
 from gateway.store.sealed import Seal
 from gateway.store.upgrade import current, head
 from gateway.web import make_application, make_server
@@ -67,12 +72,13 @@ async def stores(settings: Settings) -> AsyncIterator[tuple[Database, SessionSto
         yield database, SessionStore(database), ServerStore(database, seal)
 
 
-async def serve(settings: Settings, *, own_data_plane: bool) -> None:
+async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = False) -> None:
     """Run the hub until SIGTERM or SIGINT.
 
     Args:
         settings: Checked.
         own_data_plane: Whether HAProxy and the OpenSSH masters end with the hub; else they go on.
+        managed: Whether a service manager starts them, and the hub never does.
 
     Raises:
         ConfigError: Something is missing or does not fit; nothing has been started.
@@ -81,7 +87,8 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
     quiet_library_log()
     _check_required(settings)
     sites = load_sites(Path(settings.gateway.site_dir))
-    run_dir = parts.private_directory(settings.run_dir)
+    group = parts.proxy_group(settings)
+    run_dir = parts.private_directory(settings.run_dir, group)
     _allow_many_connections()
     stopped = _stop_signals()
     async with AsyncExitStack() as stack:
@@ -89,27 +96,39 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
         stack.callback(authenticator.close)
         for directory in (run_dir, parts.private_directory(settings.state_dir)):
             await _keep_to_one_hub(stack, directory)
+        if not managed:
+            stack.enter_context(only_keeper(run_dir))
         database, sessions, records = await stack.enter_async_context(stores(settings))
         authority = await asyncio.to_thread(Authority.open, settings.state_dir / "ca")
         context = client_context(authority)
         origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
-        clusters = {name: await _cluster(stack, site, run_dir) for name, site in sites.items()}
-        haproxy = HAProxy(parts.haproxy_settings(settings, authority, run_dir))
+        duty = Duty.CARRY if managed else Duty.ALL
+        instance = await database.instance()
+        users = {name: parts.user_nodes(site, settings.state_dir, instance) for name, site in sites.items()}
+        clusters = {
+            name: await _cluster(stack, site, run_dir, group, duty, users[name])
+            for name, site in sites.items()
+        }
+        haproxy = HAProxy(parts.haproxy_settings(settings, authority, run_dir, managed=managed))
         await haproxy.check_program()
-        masters = {name: cluster.masters for name, cluster in clusters.items()}
+        tunnels = {name: cluster.tunnel for name, cluster in clusters.items()}
         if own_data_plane:
-            stack.push_async_callback(_stop_data_plane, haproxy, masters)
-        routing = Routing(records, sessions, haproxy, masters, origins, _node_contexts(sites, context))
+            stack.push_async_callback(_stop_data_plane, haproxy, tunnels)
+        routing = Routing(records, sessions, haproxy, tunnels, origins, _node_contexts(sites, context))
         metrics = Metrics()
-        servers = Servers(await database.instance(), records, routing, authority, clusters, metrics)
+        servers = Servers(instance, records, routing, authority, clusters, metrics)
         lifetime = timedelta(hours=settings.gateway.session_hours)
         pages = Services(authenticator, origins, lambda: sites, sessions, records, servers, routing)
         pages = replace(pages, metrics=metrics.exposition, session_lifetime=lifetime)
-        web = _listen(pages, run_dir / "hub.sock")
+        pages = replace(pages, contact=settings.gateway.contact)
+        web = _listen(pages, run_dir / "hub.sock", group)
         stack.push_async_callback(_close_web, web)
         await stack.enter_async_context(routing)
         await stack.enter_async_context(servers)
         stack.callback(asyncio.create_task(_keep_renewing(authority, context)).cancel)
+        forgetting = keep_short(History(database), settings.gateway.history_days)
+        stack.callback(asyncio.create_task(forgetting).cancel)
+        tell_service_manager("READY=1")
         log.info("the gateway is at %s", origins.hub_url("/"))
         await stopped.wait()
         log.info("the hub stops; running servers go on")
@@ -118,7 +137,6 @@ async def serve(settings: Settings, *, own_data_plane: bool) -> None:
 def _check_required(settings: Settings) -> None:
     settings.require(settings.gateway, "public_url", "tls_certificate")
     settings.require_file(settings.gateway, "tls_certificate")
-    settings.require(settings.ldap, "servers", "ca_file", "reader_dn", "reader_password_file", "user_base")
 
 
 async def _keep_to_one_hub(stack: AsyncExitStack, directory: Path) -> None:
@@ -165,9 +183,18 @@ def _stop_signals() -> asyncio.Event:
     return stopped
 
 
-async def _cluster(stack: AsyncExitStack, site: SiteConfig, run_dir: Path) -> Cluster:
+async def _cluster(
+    stack: AsyncExitStack,
+    site: SiteConfig,
+    run_dir: Path,
+    group: int | None,
+    duty: Duty,
+    users: UserNodes | None,
+) -> Cluster:
     node = await stack.enter_async_context(parts.login_node(site))
-    return parts.cluster(site, node, run_dir)
+    if users is not None:
+        await stack.enter_async_context(users)
+    return parts.cluster(site, node, run_dir, group, duty, users)
 
 
 def _node_contexts(
@@ -175,17 +202,21 @@ def _node_contexts(
 ) -> Mapping[str, ssl.SSLContext | None]:
     for site in sites.values():
         if site.tunnel.node_security == "plain":
+            who = "other users of a compute node"
+            if site.tunnel.kind == "direct":
+                who += ", and of the network on the way to it,"
             log.warning(
-                "%s: node_security is plain: other users of a compute node can read and stand in for the "
-                "applications there",
+                "%s: node_security is plain: %s can read and stand in for the applications there",
                 site.name,
+                who,
             )
     return {name: context if site.tunnel.node_security == "tls" else None for name, site in sites.items()}
 
 
-def _listen(services: Services, path: Path) -> HTTPServer:
+def _listen(services: Services, path: Path, group: int | None) -> HTTPServer:
     server = make_server(make_application(services))
     server.add_socket(bind_unix_socket(str(path), mode=0o600))
+    share_socket(path, group)
     return server
 
 
@@ -198,9 +229,9 @@ async def _close_web(server: HTTPServer) -> None:
         log.debug("open pages were cut off")
 
 
-async def _stop_data_plane(haproxy: HAProxy, masters: Mapping[str, Masters]) -> None:
+async def _stop_data_plane(haproxy: HAProxy, tunnels: Mapping[str, Tunnel]) -> None:
     try:
         await haproxy.stop()
     finally:
-        for cluster in masters.values():
-            await cluster.stop()
+        for tunnel in tunnels.values():
+            await tunnel.stop()

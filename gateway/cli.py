@@ -7,11 +7,45 @@ import sys
 from collections.abc import Callable, Sequence
 
 from gateway import __version__
-from gateway.commands import check, db, launcher, render, run, token
+from gateway.commands import (
+    backup,
+    bundle,
+    ca,
+    check,
+    db,
+    demo,
+    doctor,
+    generate_config,
+    launcher,
+    prepare,
+    render,
+    run,
+    token,
+    tunnels,
+    units,
+    why,
+)
 from gateway.errors import BadRequest, GatewayError
 
 #: In the order of ``gateway --help``.
-_COMMANDS = (run, check, render, launcher, token, db)
+_COMMANDS = (
+    run,
+    demo,
+    check,
+    doctor,
+    render,
+    why,
+    bundle,
+    launcher,
+    ca,
+    token,
+    db,
+    backup,
+    generate_config,
+    units,
+    prepare,
+    tunnels,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from gateway.auth import DENIED_NAMES
 from gateway.auth.ldap import LdapAuthenticator, LdapSettings
 from gateway.config import Settings
+from gateway.dataplane.access import find_group, share_directory
+from gateway.dataplane.direct import Direct
 from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
-from gateway.dataplane.masters import Masters
-from gateway.dataplane.tunnel import TunnelSettings
+from gateway.dataplane.masters import Duty, Masters
+from gateway.dataplane.tunnel import Tunnel, TunnelSettings
 from gateway.errors import ConfigError
 from gateway.pki import Authority
 from gateway.poller import Poller
@@ -18,11 +21,29 @@ from gateway.queue import Queue
 from gateway.schedulers import get as scheduler_named
 from gateway.servers import Cluster
 from gateway.siteconfig import SiteConfig
+from gateway.ssh.authority import UserAuthority
 from gateway.ssh.connection import LoginNode
+from gateway.ssh.local import LocalNode
+from gateway.ssh.runner import Runner, Users
+from gateway.ssh.users import UserNodes
 
 
-def private_directory(path: Path) -> Path:
+def proxy_group(settings: Settings) -> int | None:
+    """Return the id of HAProxy's group, None where HAProxy runs as the gateway's own user.
+
+    Raises:
+        ConfigError: There is no such group, or the gateway's user is not in it.
+    """
+    name = settings.gateway.proxy_group
+    return find_group(name) if name else None
+
+
+def private_directory(path: Path, group: int | None = None) -> Path:
     """Make a directory that nobody else may look into, and return it.
+
+    Args:
+        path: Where.
+        group: HAProxy's, which may pass through it to what is shared with it by name.
 
     Raises:
         ConfigError: It cannot be made, or belongs to somebody else.
@@ -33,37 +54,80 @@ def private_directory(path: Path) -> Path:
             raise ConfigError(
                 f"{path} belongs to another user: run this as its owner, or chown it to the gateway's user"
             )
-        path.chmod(0o700)
+        share_directory(path, group)
     except OSError as error:
         raise ConfigError(f"{path} cannot be used: {error.strerror}") from None
     return path
 
 
-def login_node(site: SiteConfig) -> LoginNode:
-    """Return what runs commands on a login node: an async context manager that connects when asked."""
-    return LoginNode(site.login)
+def login_node(site: SiteConfig) -> AbstractAsyncContextManager[Runner]:
+    """Return what runs commands on a login node: an async context manager that connects when asked.
+
+    Raises:
+        ConfigError: The login node is this host, and the gateway runs as another account than ``login.user``.
+    """
+    return LocalNode(site.login) if site.login.transport == "local" else LoginNode(site.login)
 
 
-def cluster(site: SiteConfig, node: LoginNode, run_dir: Path) -> Cluster:
+def user_nodes(site: SiteConfig, state_dir: Path, instance: str) -> UserNodes | None:
+    """Return the login node as each of its users, where the gateway's certificates let it be them.
+
+    Args:
+        site: The cluster.
+        state_dir: Below which the SSH CA is.
+        instance: Which gateway this is, as in its jobs' names.
+
+    Raises:
+        ConfigError: The site wants certificates, and there is no CA.
+    """
+    if site.login.act_as != "certificate":
+        return None
+    return UserNodes.of(site.login, user_authority(state_dir), instance, site.name)
+
+
+def user_authority(state_dir: Path) -> UserAuthority:
+    """Return the SSH CA that certifies users; it may have no key yet."""
+    return UserAuthority(state_dir / "ssh-ca")
+
+
+def cluster(
+    site: SiteConfig,
+    node: Runner,
+    run_dir: Path,
+    group: int | None = None,
+    duty: Duty = Duty.ALL,
+    users: Users | None = None,
+) -> Cluster:
     """Return the parts that act on one cluster.
 
     Args:
         site: The cluster.
         node: Its login node.
-        run_dir: Below which the masters of all clusters live.
+        run_dir: Below which the tunnels of all clusters live.
+        group: HAProxy's, where it runs as a user of its own.
+        duty: What this process does for the masters.
+        users: Its login node as each of its users, for ``act_as: certificate``.
     """
     scheduler = scheduler_named(site.scheduler)
-    queue = Queue(site, scheduler, node)
-    masters = Masters(tunnel_settings(site, private_directory(run_dir / "t")))
-    return Cluster(site, scheduler, queue, Poller(queue), masters)
+    queue = Queue(site, scheduler, node, users=users)
+    return Cluster(site, scheduler, queue, Poller(queue), tunnel(site, run_dir, group, duty))
 
 
-def tunnel_settings(site: SiteConfig, directory: Path) -> TunnelSettings:
-    """Return how a site's tunnel is made: what it does not say is the login node's.
+def tunnel(site: SiteConfig, run_dir: Path, group: int | None = None, duty: Duty = Duty.ALL) -> Tunnel:
+    """Return the way to a cluster's nodes. The arguments are those of `cluster`."""
+    directory = private_directory(run_dir / "t", group)
+    if site.tunnel.kind == "direct":
+        return Direct(site.name, directory / site.name)
+    return Masters(tunnel_settings(site, directory, group), duty)
+
+
+def tunnel_settings(site: SiteConfig, directory: Path, group: int | None = None) -> TunnelSettings:
+    """Return how a site's tunnel over SSH is made: what it does not say is the login node's.
 
     Args:
         site: The cluster.
         directory: Below which the masters of all clusters live.
+        group: HAProxy's, where it runs as a user of its own.
     """
     tunnel, login = site.tunnel, site.login
     return TunnelSettings(
@@ -75,11 +139,14 @@ def tunnel_settings(site: SiteConfig, directory: Path) -> TunnelSettings:
         known_hosts=tunnel.known_hosts or login.known_hosts,
         count=tunnel.masters,
         directory=directory / site.name,
+        group=group,
     )
 
 
-def haproxy_settings(settings: Settings, authority: Authority, run_dir: Path) -> HAProxySettings:
-    """Return how HAProxy is set up."""
+def haproxy_settings(
+    settings: Settings, authority: Authority, run_dir: Path, *, managed: bool = False
+) -> HAProxySettings:
+    """Return how HAProxy is set up; ``managed`` says that a service manager starts it."""
     certificate = Path(settings.gateway.tls_certificate)
     return HAProxySettings(
         directory=run_dir / "haproxy",
@@ -88,6 +155,41 @@ def haproxy_settings(settings: Settings, authority: Authority, run_dir: Path) ->
         node_ca=authority.node_ca,
         client_pem=authority.client_pem,
         program=settings.gateway.haproxy or "haproxy",
+        managed=managed,
+        group=proxy_group(settings),
+    )
+
+
+def directory_settings(settings: Settings) -> LdapSettings:
+    """Return how the directory is asked.
+
+    Raises:
+        ConfigError: A setting is missing.
+    """
+    ldap = settings.ldap
+    settings.require(ldap, "servers", "ca_file")
+    if not ldap.user_dn:
+        settings.require(ldap, "reader_dn", "reader_password_file")
+    if "=" not in ldap.user_dn:
+        settings.require(ldap, "user_base")
+    return LdapSettings(
+        servers=tuple(ldap.servers),
+        ca_file=Path(ldap.ca_file),
+        tls=ldap.tls,
+        reader_dn=ldap.reader_dn,
+        reader_password_file=Path(ldap.reader_password_file) if ldap.reader_password_file else None,
+        user_dn=ldap.user_dn,
+        base=ldap.user_base,
+        user_filter=ldap.user_filter,
+        name_attribute=ldap.name_attribute,
+        uid_attribute=ldap.uid_attribute,
+        min_uid=ldap.min_uid,
+        denied=DENIED_NAMES | frozenset(ldap.denied),
+        required_group=ldap.allowed_group,
+        admin_group=ldap.admin_group,
+        password_url=ldap.password_url,
+        connect_timeout=ldap.timeout,
+        receive_timeout=ldap.timeout,
     )
 
 
@@ -95,22 +197,8 @@ def authenticator(settings: Settings) -> LdapAuthenticator:
     """Return what logs people in.
 
     Raises:
-        ConfigError: A file that it needs cannot be used.
+        ConfigError: A setting is missing or cannot work, or a file that it needs cannot be used.
     """
-    ldap = settings.ldap
-    wanted = LdapSettings(
-        servers=tuple(ldap.servers),
-        ca_file=Path(ldap.ca_file),
-        reader_dn=ldap.reader_dn,
-        reader_password_file=Path(ldap.reader_password_file),
-        base=ldap.user_base,
-        name_attribute=ldap.name_attribute,
-        min_uid=ldap.min_uid,
-        denied=DENIED_NAMES | frozenset(ldap.denied),
-        required_group=ldap.allowed_group,
-        admin_group=ldap.admin_group,
-        connect_timeout=ldap.timeout,
-        receive_timeout=ldap.timeout,
-    )
+    wanted = directory_settings(settings)
     wanted.check_files()  # now, rather than when the first person logs in
     return LdapAuthenticator(wanted)

@@ -7,11 +7,8 @@ They are two so that the certificate of one user's server never passes as the ga
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gateway.errors import ConfigError
+from gateway.files import locked, write_private
 from gateway.model import SERVER_ID
 
 #: How far a node's clock may be behind the hub's.
@@ -77,7 +75,7 @@ class Authority:
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
             directory.chmod(0o700)
-            with _locked(directory):
+            with locked(directory):
                 node = _load_or_make(directory, "node-ca", "Gateway node CA", now)
                 client = _load_or_make(directory, "client-ca", "Gateway client CA", now)
                 authority = cls(directory, node, client)
@@ -131,7 +129,7 @@ class Authority:
             ConfigError: The file cannot be written.
         """
         try:
-            with _locked(self.directory):
+            with locked(self.directory):
                 return self._write_client_if_due(now or datetime.now(UTC))
         except OSError as error:
             raise ConfigError(f"{self.client_pem}: {error}") from error
@@ -148,7 +146,7 @@ class Authority:
             now=now,
             not_after=now + _CLIENT_LIFE,
         )
-        _write(self.client_pem, _key_pem(key) + _certificate_pem(certificate))
+        write_private(self.client_pem, _key_pem(key) + _certificate_pem(certificate))
         return True
 
     def _client_lasts(self, now: datetime) -> bool:
@@ -160,6 +158,31 @@ class Authority:
         return now + _CLIENT_RENEWED_BEFORE < certificate.not_valid_after_utc
 
 
+def self_signed(names: Sequence[str], addresses: Sequence[str], life: timedelta) -> bytes:
+    """Return a new key and a web server's certificate that it has signed itself, both PEM in one.
+
+    It is for a demonstration: a browser warns of it until somebody says that it is the right one.
+
+    Args:
+        names: DNS names that it is for; the first one is its subject too.
+        addresses: IP addresses that it is for.
+        life: How long it lasts from now.
+    """
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    subject = _name(names[0])
+    alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
+    alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+    builder = _builder(subject, subject, key, now, now + life)
+    for extension, critical in (
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_key_usage(digital_signature=True), True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), True),
+        (x509.SubjectAlternativeName(alternatives), False),
+    ):
+        builder = builder.add_extension(extension, critical=critical)
+    return _key_pem(key) + _certificate_pem(builder.sign(key, hashes.SHA256()))
+
+
 def _load_or_make(directory: Path, stem: str, common_name: str, now: datetime) -> _Issuer:
     """Return the CA of this name. Its certificate is written last: where it is, the key is."""
     key_file, certificate_file = directory / f"{stem}.key", directory / f"{stem}.pem"
@@ -167,8 +190,8 @@ def _load_or_make(directory: Path, stem: str, common_name: str, now: datetime) -
         return _load(key_file, certificate_file)
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _ca_certificate(key, common_name, now)
-    _write(key_file, _key_pem(key))
-    _write(certificate_file, _certificate_pem(certificate))
+    write_private(key_file, _key_pem(key))
+    write_private(certificate_file, _certificate_pem(certificate))
     return _Issuer(key, certificate)
 
 
@@ -257,29 +280,3 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _certificate_pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; it goes with the process, whatever happens to it."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a 0600 file whole or not at all: ``mkstemp`` makes it with that mode."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

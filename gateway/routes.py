@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from gateway.address import Address, Tcp, check_address
 from gateway.model import SERVER_ID, SERVER_NAME, USER_NAME
 
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,252})|\[[0-9a-f:.]{2,45}\]", re.ASCII)
-_SOCKET = re.compile(r"/[A-Za-z0-9_./-]{1,106}", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_.~+/=-]{16,512}", re.ASCII)
 _HASH = re.compile(r"[0-9A-F]{64}", re.ASCII)
 
@@ -49,8 +49,8 @@ class Route:
         user: The owner.
         name: The server's name, "" for the default one.
         server_id: The id of this start.
-        generation: Which forward of this start.
-        socket: The forward's Unix socket, an absolute path of at most 107 bytes (``unix(7)``).
+        generation: Which way to this start.
+        address: Where this way begins.
         node_tls: Whether the application is reached with TLS and its certificate is checked.
         token: What the application wants to see in ``Authorization``.
 
@@ -63,7 +63,7 @@ class Route:
     name: str
     server_id: str
     generation: int
-    socket: str
+    address: Address
     node_tls: bool
     token: str = field(repr=False)
 
@@ -73,7 +73,7 @@ class Route:
         if self.name:
             _require(SERVER_NAME, "server name", self.name)
         _require(SERVER_ID, "server id", self.server_id)
-        _require(_SOCKET, "socket", self.socket)
+        check_address(self.address)
         _require(_TOKEN, "token", self.token)
         if not 0 <= self.generation < 10**9:
             raise ValueError(f"a route's generation cannot be {self.generation}")
@@ -150,11 +150,15 @@ class Map(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """A server as the proxy has it. ``weight`` is 0 for all of ours; ``enabled`` is False in maintenance."""
+    """A server as the proxy has it. ``weight`` is 0 for all of ours; ``enabled`` is False in maintenance.
+
+    ``tcp`` is where it leads to; None if that is a Unix socket: HAProxy does not say which.
+    """
 
     weight: int
     enabled: bool
     node_tls: bool
+    tcp: Tcp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +274,8 @@ def plan(desired: Desired, actual: Actual) -> tuple[Step, ...]:
 
 
 def _fits(route: Route, state: ServerState | None) -> bool:
-    return state is not None and state.weight == 0 and state.node_tls == route.node_tls
+    tcp = route.address if isinstance(route.address, Tcp) else None
+    return state == ServerState(0, state.enabled, route.node_tls, tcp) if state else False
 
 
 def _kept_routes(desired: Desired, actual: Actual, bad: set[str]) -> dict[str, str]:

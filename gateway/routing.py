@@ -10,11 +10,11 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Self
 
+from gateway.address import Address
 from gateway.dataplane.haproxy import HAProxy
-from gateway.dataplane.masters import Masters
+from gateway.dataplane.tunnel import Tunnel
 from gateway.errors import ConfigError, DataPlaneError, GatewayError
 from gateway.lifecycle import ROUTED, Phase
 from gateway.model import Server
@@ -31,13 +31,13 @@ INTERVAL = 5.0
 
 
 class Routing:
-    """Reconciles HAProxy and the OpenSSH masters with the database.
+    """Reconciles HAProxy and the tunnels with the database.
 
     Args:
         servers: The servers' rows.
         sessions: The grants.
         haproxy: Where the routes are.
-        masters: The OpenSSH masters of each cluster, by the cluster's name.
+        tunnels: The ways to each cluster's nodes, by the cluster's name.
         origins: Which host each user's servers are at.
         node_tls: For each cluster the TLS context that speaks with its nodes; None where the site opted out.
     """
@@ -47,14 +47,14 @@ class Routing:
         servers: ServerStore,
         sessions: SessionStore,
         haproxy: HAProxy,
-        masters: Mapping[str, Masters],
+        tunnels: Mapping[str, Tunnel],
         origins: Origins,
         node_tls: Mapping[str, ssl.SSLContext | None],
     ) -> None:
         self._servers = servers
         self._sessions = sessions
         self._haproxy = haproxy
-        self._masters = masters
+        self._tunnels = tunnels
         self._origins = origins
         self._node_tls = node_tls
         self._failures: Mapping[str, str] = {}
@@ -65,10 +65,10 @@ class Routing:
 
     async def __aenter__(self) -> Self:
         await self._haproxy.ensure()
-        await asyncio.gather(*(self._tend(name) for name in self._masters))
+        await asyncio.gather(*(self._tend(name) for name in self._tunnels))
         await self.sync()
         self._loops = [asyncio.create_task(self._keep_in_sync())]
-        self._loops += [asyncio.create_task(self._keep_tending(name)) for name in self._masters]
+        self._loops += [asyncio.create_task(self._keep_tending(name)) for name in self._tunnels]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -83,6 +83,10 @@ class Routing:
     def probe_context(self, cluster: str) -> ssl.SSLContext | None:
         """Return the TLS context for requests to a cluster's nodes, None where they speak plain HTTP."""
         return self._node_tls[cluster]
+
+    def failure(self, server_id: str) -> str:
+        """Return why HAProxy does not have a server's route as it should, "" if it does."""
+        return self._failures.get(server_id, "")
 
     async def sync(self) -> None:
         """Compare and make the difference; return when HAProxy has all that the database held at the call."""
@@ -151,11 +155,11 @@ class Routing:
             await self._haproxy.shutdown_sessions(names)
             await self._sessions.settle_revocations(ids)
 
-    async def _ways(self) -> Mapping[tuple[str, int], Path]:
-        found = await asyncio.gather(*(masters.forwards() for masters in self._masters.values()))
-        return {key: path for forwards in found for key, path in forwards.items()}
+    async def _ways(self) -> Mapping[tuple[str, int], Address]:
+        found = await asyncio.gather(*(tunnel.forwards() for tunnel in self._tunnels.values()))
+        return {key: address for forwards in found for key, address in forwards.items()}
 
-    async def _desired(self, live: Sequence[Server], ways: Mapping[tuple[str, int], Path]) -> Desired:
+    async def _desired(self, live: Sequence[Server], ways: Mapping[tuple[str, int], Address]) -> Desired:
         routed = [s for s in live if s.phase in ROUTED and (s.id, s.generation) in ways]
         secrets = await self._servers.secrets([server.id for server in routed])
         routes = [
@@ -165,7 +169,7 @@ class Routing:
                 name=server.name,
                 server_id=server.id,
                 generation=server.generation,
-                socket=str(ways[server.id, server.generation]),
+                address=ways[server.id, server.generation],
                 node_tls=self._node_tls[server.cluster] is not None,
                 token=secrets[server.id].token,
             )
@@ -185,7 +189,7 @@ class Routing:
         ]
         return Desired(tuple(routes), tuple(grants), tuple(held))
 
-    async def _cancel_stale(self, ways: Mapping[tuple[str, int], Path]) -> None:
+    async def _cancel_stale(self, ways: Mapping[tuple[str, int], Address]) -> None:
         """Close those of the forwards whose server has ended or has a newer one.
 
         A forward's generation is written before it is made: what is read now knows all that were there.
@@ -193,8 +197,8 @@ class Routing:
         live = await self._servers.live()
         current = {(s.id, s.generation) for s in live if s.phase in ROUTED | {Phase.STARTING}}
         for key in ways.keys() - current:
-            for masters in self._masters.values():
-                await masters.cancel(*key)
+            for tunnel in self._tunnels.values():
+                await tunnel.cancel(*key)
 
     async def _keep_in_sync(self) -> None:
         while True:
@@ -217,7 +221,7 @@ class Routing:
 
     async def _tend(self, name: str) -> None:
         try:
-            await self._masters[name].tend()
+            await self._tunnels[name].tend()
         except GatewayError as error:
             log.error("the tunnel to %s: %s", name, error)
         except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +16,9 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -31,13 +34,16 @@ HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?"
 Name = Annotated[str, StringConstraints(pattern=rf"^{DIRECTIVE_WORD}$")]
 Title = Annotated[str, StringConstraints(pattern=rf"^{ONE_LINE}$")]
 Host = Annotated[str, StringConstraints(pattern=rf"^{HOST}$")]
-Account = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+Account = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_.-]{0,31}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 _WALLTIME = re.compile(r"(\d{1,5})\s*(m|min|h|d)|(?:(\d{1,3})-)?(\d{1,3}):(\d{2})(?::(\d{2}))?", re.ASCII)
 _MEMORY = re.compile(r"(\d{1,7})\s*([MGT])(?:i?B)?", re.ASCII)
 _MINUTES = {"m": 1, "min": 1, "h": 60, "d": 24 * 60}
 _MEGABYTES = {"M": 1, "G": 1024, "T": 1024 * 1024}
+
+#: What stands where no file is: a key and known hosts are an SSH connection's.
+_NO_FILE = Path("/dev/null")
 
 
 def parse_walltime(text: object) -> int:
@@ -90,9 +96,18 @@ def _port_range(text: object) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def _network(text: str) -> str:
+    # sshd takes no host bits below the mask: with them the whole certificate would be refused.
+    try:
+        return str(ipaddress.ip_network(text)) if "/" in text else str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ValueError(f"write an IP address or a network in CIDR form: {error}") from None
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Walltime = Annotated[int, BeforeValidator(parse_walltime)]
 Memory = Annotated[int, BeforeValidator(parse_memory)]
+Network = Annotated[str, AfterValidator(_network)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]
 
 
@@ -101,14 +116,20 @@ class _Strict(BaseModel):
 
 
 class Login(_Strict):
-    """How the hub reaches the login node, and as whom it acts there."""
+    """How the hub reaches the login node, and as whom it acts there.
 
-    hosts: tuple[Host, ...] = Field(min_length=1)
+    With ``transport: local`` it runs on one itself, as ``user``: there are no hosts, and no key.
+    """
+
+    transport: Literal["ssh", "local"] = "ssh"
+    hosts: tuple[Host, ...] = Field((), validate_default=True)
     port: Port = 22
     user: Account
-    key: AbsolutePath
-    known_hosts: AbsolutePath
-    act_as: Literal["sudo", "service"]
+    key: AbsolutePath = Field(_NO_FILE, validate_default=True)
+    known_hosts: AbsolutePath = Field(_NO_FILE, validate_default=True)
+    act_as: Literal["sudo", "certificate", "service"]
+    source_addresses: tuple[Network, ...] = ()
+    certificate_minutes: Annotated[int, Field(ge=1, le=60)] = 5
     launcher: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]+$")] = (
         "/usr/local/sbin/gateway-launcher"
     )
@@ -117,14 +138,36 @@ class Login(_Strict):
     ] = "~/.gateway"
     bin: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")] = "/usr/bin"
 
+    @field_validator("hosts", "key", "known_hosts", "port")
+    @classmethod
+    def _as_the_transport_wants(cls, value: Any, info: ValidationInfo) -> Any:
+        transport = info.data.get("transport")
+        given = value not in ((), _NO_FILE)
+        if transport == "local" and given:
+            raise ValueError(f"transport: local takes no {info.field_name}")
+        if transport == "ssh" and not given:
+            raise ValueError(f"transport: ssh needs {info.field_name}")
+        return value
+
+    @field_validator("act_as")
+    @classmethod
+    def _certificates_go_by_ssh(cls, value: str, info: ValidationInfo) -> str:
+        if value == "certificate" and info.data.get("transport") == "local":
+            raise ValueError("certificate is a way to log in: it needs transport: ssh")
+        return value
+
     def owner(self, user: str) -> str:
         """Return the account that a person's jobs belong to."""
         return self.user if self.act_as == "service" else user
 
 
 class Tunnel(_Strict):
-    """How the traffic reaches the compute nodes. What is left out is the login node's."""
+    """How the traffic reaches the compute nodes. What is left out is the login node's.
 
+    With ``kind: direct``, for short ``tunnel: direct``, the hub's host has a route to them itself.
+    """
+
+    kind: Literal["ssh", "direct"] = "ssh"
     hosts: tuple[Host, ...] = ()
     port: Port | None = None
     user: Account | None = None
@@ -133,6 +176,18 @@ class Tunnel(_Strict):
     ports: PortRange = (20000, 29999)
     node_security: Literal["tls", "plain"] = "tls"
     masters: Annotated[int, Field(ge=1, le=16)] = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_word(cls, data: Any) -> Any:
+        return {"kind": data} if isinstance(data, str) else data
+
+    @field_validator("hosts", "port", "user", "key", "known_hosts", "masters")
+    @classmethod
+    def _as_the_kind_wants(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("kind") == "direct":
+            raise ValueError(f"tunnel: direct takes no {info.field_name}")
+        return value
 
 
 class Partition(_Strict):
@@ -170,9 +225,9 @@ class SiteConfig(_Strict):
     version: Literal[1]
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
     title: Title
-    scheduler: Literal["slurm"]
+    scheduler: Literal["slurm", "local"]
     login: Login
-    tunnel: Tunnel = Tunnel()
+    tunnel: Tunnel = Field(Tunnel(), validate_default=True)
     partitions: tuple[Partition, ...] = Field(min_length=1)
     accounts: tuple[Name, ...] = ()
     applications: tuple[Application, ...] = Field(min_length=1)
@@ -184,6 +239,15 @@ class SiteConfig(_Strict):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"{', '.join(sorted(twice))} is there twice")
         return items
+
+    @field_validator("tunnel")
+    @classmethod
+    def _leads_somewhere(cls, tunnel: Tunnel, info: ValidationInfo) -> Tunnel:
+        login = info.data.get("login")
+        missing = [name for name in ("hosts", "user", "key", "known_hosts") if not getattr(tunnel, name)]
+        if login and login.transport == "local" and tunnel.kind == "ssh" and missing:
+            raise ValueError(f"transport: local needs {', '.join(missing)} here, or tunnel: direct")
+        return tunnel
 
     @field_validator("partitions")
     @classmethod

@@ -13,7 +13,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from gateway.dataplane import process, runtime
-from gateway.dataplane.haproxyconfig import ANCHOR, HAProxySettings, Listener, ProxyServer, digest
+from gateway.dataplane.haproxyconfig import (
+    ANCHOR,
+    HAProxySettings,
+    Listener,
+    ProxyServer,
+    digest,
+    socket_mode,
+)
 from gateway.dataplane.snapshot import Snapshot
 from gateway.errors import DataPlaneError
 from gateway.routes import (
@@ -56,8 +63,8 @@ class HAProxy:
     def __init__(self, settings: HAProxySettings) -> None:
         self.settings = settings
         self._snapshot = Snapshot(settings)
-        self._admin = settings.directory / "admin.sock"
-        self._master = settings.directory / "master.sock"
+        self._admin = settings.sockets / "admin.sock"
+        self._master = settings.sockets / "master.sock"
         self._busy = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -71,6 +78,17 @@ class HAProxy:
             DataPlaneError: It is missing or older than 2.6; the sentence says what to install.
         """
         return (await process.find_program(self.settings.program)).version
+
+    async def prepare(self) -> None:
+        """Write what HAProxy starts with, where a service manager starts it; what is right is left alone.
+
+        Raises:
+            DataPlaneError: The files cannot be written.
+            ConfigError: A certificate cannot be read.
+        """
+        async with self._busy:
+            if not await asyncio.to_thread(self._snapshot.is_current):
+                await asyncio.to_thread(self._snapshot.rewrite)
 
     async def ensure(self) -> None:
         """Have HAProxy run with these settings: adopt it, reload it or start it, as is needed.
@@ -87,10 +105,14 @@ class HAProxy:
             if running == wanted:
                 return
             await asyncio.to_thread(self._snapshot.rewrite)
-            if running is None:
-                await self._start()
-            else:
+            if running is not None:
                 await self._reload()
+            elif self.settings.managed:
+                raise DataPlaneError(
+                    "HAProxy does not run, and the service manager starts it: systemctl start gateway-haproxy"
+                )
+            else:
+                await self._start()
 
     async def actual(self) -> Actual:
         """Return what the current worker holds.
@@ -217,7 +239,11 @@ class HAProxy:
     async def _start(self) -> None:
         program = await process.find_program(self.settings.program)
         await process.start(
-            program, self._snapshot.config, self._master, self.settings.directory / "haproxy.pid"
+            program,
+            self._snapshot.config,
+            self._master,
+            self.settings.directory / "haproxy.pid",
+            socket_mode(self.settings),
         )
         await self._until(self._whole, "HAProxy started and does not answer")
         log.info("%r started, HAProxy %s", self, program.version)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import resource
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from gateway.address import Address, address_word, parse_address
 from gateway.errors import ConfigError
 from gateway.origins import ROUTE_COOKIE
 from gateway.pki import server_name
@@ -20,7 +22,7 @@ from gateway.routes import Route, id_of
 _WORD = re.compile(r"[A-Za-z0-9_./:@*()\[\]+-]+", re.ASCII)
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\*|\[[0-9A-Fa-f:.]+\])?:\d{1,5}|unix@/[A-Za-z0-9_./-]+", re.ASCII)
 _SERVER_LINE = re.compile(
-    r"^ {4}server (?P<name>[a-z2-7]{10}\.\d{1,9}) unix@(?P<socket>/[A-Za-z0-9_./-]+) "
+    r"^ {4}server (?P<name>[a-z2-7]{10}\.\d{1,9}) (?P<address>unix@/[A-Za-z0-9_./-]+|[0-9a-f.:\[\]]+) "
     r"weight 0 pool-max-conn 64 pool-purge-delay 2s(?P<tls> ssl )?",
     re.ASCII | re.MULTILINE,
 )
@@ -60,6 +62,8 @@ class HAProxySettings:
         scheme: What browsers see before the host, also where something else terminates TLS.
         program: HAProxy's name or path.
         max_connections: Of browsers; None for what the open-files limit allows, at most 50,000.
+        managed: Whether a service manager starts it, and not the gateway.
+        group: The group that it runs with, where it runs as a user of its own.
 
     Raises:
         ConfigError: A value cannot be written into HAProxy's configuration.
@@ -73,6 +77,8 @@ class HAProxySettings:
     scheme: Literal["https", "http"] = "https"
     program: str = "haproxy"
     max_connections: int | None = None
+    managed: bool = False
+    group: int | None = None
 
     def __post_init__(self) -> None:
         if not self.listeners:
@@ -86,7 +92,7 @@ class HAProxySettings:
                     f"{str(path)!r}: write an absolute path of letters, digits and . _ - / + @ for HAProxy"
                 )
         # HAProxy binds NAME.PID.tmp first and renames it.
-        for path in (self.hub_socket, self.directory / "master.sock.4194304.tmp"):
+        for path in (self.hub_socket, self.sockets / "master.sock.4194304.tmp"):
             if len(str(path).encode()) > _UNIX_PATH_BYTES:
                 raise ConfigError(
                     f"{path} is longer than the {_UNIX_PATH_BYTES} bytes of a Unix socket's path"
@@ -94,29 +100,48 @@ class HAProxySettings:
 
     def _paths(self) -> Iterable[Path]:
         yield from (self.directory, self.hub_socket)
-        yield from (path for path in (self.node_ca, self.client_pem) if path)
-        yield from (listener.certificate for listener in self.listeners if listener.certificate)
+
+    @property
+    def sockets(self) -> Path:
+        """Where its command sockets are: a user of its own may make files there, and nowhere else."""
+        return self.directory if self.group is None else self.directory / "s"
+
+    def copy_of(self, certificate: Path) -> Path:
+        """Return where HAProxy finds its copy of a certificate: it needs to read nobody else's files."""
+        if certificate == self.node_ca:
+            return self.directory / "node-ca.pem"
+        if certificate == self.client_pem:
+            return self.directory / "client.pem"
+        place = [listener.certificate for listener in self.listeners].index(certificate)
+        return self.directory / f"public-{place}.pem"
+
+    @property
+    def certificates(self) -> Mapping[Path, Path]:
+        """The files with certificates, and where HAProxy finds its copy of each."""
+        named = (*(listener.certificate for listener in self.listeners), self.node_ca, self.client_pem)
+        return {path: self.copy_of(path) for path in named if path is not None}
 
     @property
     def node_tls(self) -> tuple[str, ...]:
         """The words with which a server is reached with TLS, but for the name; none if no site uses it."""
         if self.node_ca is None or self.client_pem is None:
             return ()
-        return ("ssl", "verify", "required", "ca-file", str(self.node_ca), "crt", str(self.client_pem))
+        authority, own = self.copy_of(self.node_ca), self.copy_of(self.client_pem)
+        return ("ssl", "verify", "required", "ca-file", str(authority), "crt", str(own))
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyServer:
-    """A server of HAProxy's: the name ``ID.G``, the forward's socket, and whether TLS is spoken there."""
+    """A server of HAProxy's: the name ``ID.G``, where it is reached, and whether TLS is spoken there."""
 
     name: str
-    socket: str
+    address: Address
     node_tls: bool
 
     @classmethod
     def of(cls, route: Route) -> ProxyServer:
         """Return the server that a route needs."""
-        return cls(route.server, route.socket, route.node_tls)
+        return cls(route.server, route.address, route.node_tls)
 
     def words(self, settings: HAProxySettings) -> tuple[str, ...]:
         """Return the words that describe it, the same in the configuration and at run time.
@@ -128,19 +153,21 @@ class ProxyServer:
         """
         # Idle channels slow a master down for all: measured with 64 of them, half the WebSocket round trips.
         common = ("weight", "0", "pool-max-conn", "64", "pool-purge-delay", "2s")
+        # Never a name: one that cannot be resolved keeps the whole of HAProxy 2.6 from starting.
+        address = address_word(self.address)
         if not self.node_tls:
-            return (self.name, f"unix@{self.socket}", *common)
+            return (self.name, address, *common)
         if not settings.node_tls:
             raise ConfigError(f"{self.name} is to be reached with TLS, but HAProxy was given no certificates")
         node = server_name(id_of(self.name))
         tls = (*settings.node_tls, "verifyhost", node, "sni", f"str({node})")
-        return (self.name, f"unix@{self.socket}", *common, *tls)
+        return (self.name, address, *common, *tls)
 
 
 def read_servers(config: str) -> tuple[ProxyServer, ...]:
     """Return the servers in a configuration that `render` has written."""
     return tuple(
-        ProxyServer(found["name"], found["socket"], bool(found["tls"]))
+        ProxyServer(found["name"], parse_address(found["address"]), bool(found["tls"]))
         for found in _SERVER_LINE.finditer(config)
     )
 
@@ -154,18 +181,35 @@ def digest(settings: HAProxySettings) -> str:
     found = hashlib.sha256(render(settings, (), "none").encode())
     for name, page in pages().items():
         found.update(f"{name} {page}".encode())
-    certificates = [listener.certificate for listener in settings.listeners]
-    for path in (*certificates, settings.node_ca, settings.client_pem):
-        if path is not None:
-            found.update(_read(path))
+    for path in settings.certificates:
+        found.update(read_certificate(path))
     return found.hexdigest()[:32]
 
 
-def _read(path: Path) -> bytes:
+def read_certificate(path: Path) -> bytes:
+    """Return what a file with a certificate holds.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def check_pair(path: Path) -> None:
+    """See that a file holds a certificate and the key that belongs to it.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password="")
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(
+            f"{path}: not a certificate, its chain and its key in one file: {error.strerror or error}"
+        ) from error
 
 
 def render(settings: HAProxySettings, servers: Iterable[ProxyServer], config_digest: str) -> str:
@@ -177,14 +221,24 @@ def render(settings: HAProxySettings, servers: Iterable[ProxyServer], config_dig
         digest=config_digest,
         max_connections=settings.max_connections or _connections_allowed(),
         directory=settings.directory,
+        sockets=settings.sockets,
+        socket_mode=socket_mode(settings),
         hub_socket=settings.hub_socket,
         hub_body=_HUB_BODY,
-        listeners=settings.listeners,
+        listeners=[
+            (listener.address, listener.certificate and settings.copy_of(listener.certificate))
+            for listener in settings.listeners
+        ],
         scheme=settings.scheme,
         cookie=ROUTE_COOKIE,
         node_tls=settings.node_tls,
         servers=[server.words(settings) for server in servers],
     )
+
+
+def socket_mode(settings: HAProxySettings) -> str:
+    """Return the mode of HAProxy's command sockets: the hub's, by its group where HAProxy is another user."""
+    return "600" if settings.group is None else "660"
 
 
 class _Line(str):
@@ -223,11 +277,15 @@ def _environment() -> Environment:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page that HAProxy gives itself. ``refresh`` is after how many seconds it tries again, if it does."""
+    """A page that HAProxy gives itself: what happened, what it means, what to do next.
+
+    ``refresh`` is after how many seconds it tries again, if it does.
+    """
 
     status: str
     title: str
     text: str
+    advice: str
     refresh: int | None = None
 
 
@@ -235,28 +293,34 @@ _PAGES = {
     "400.http": _Page(
         "400 Bad Request",
         "The gateway cannot read this request",
-        "What the browser sent is not a request as the gateway knows them.",
+        "What the browser sent is not a request as the gateway knows them. Nothing was done.",
+        "Go back and try again, with another browser if that does not help.",
     ),
     "403.http": _Page(
         "403 Forbidden",
         "The gateway has refused this request",
-        "It came from a page of another site, which may not use your server.",
+        "It came from a page of another site, which may not use your server. Nothing was done.",
+        "Open your server from the list of your servers.",
     ),
     "413.http": _Page(
         "413 Content Too Large",
         "That is more than the gateway takes",
         "No form of the gateway needs that much. Nothing was done.",
+        "Go back and send less.",
     ),
     "hub.http": _Page(
         "503 Service Unavailable",
         "One moment",
         "The gateway is being restarted. Running servers go on.",
+        "Wait a moment; if it takes more than a few minutes, tell the gateway's administrators.",
         3,
     ),
     "502.http": _Page(
         "502 Bad Gateway",
         "Your server gave no proper answer",
-        "The application on the compute node ended the connection or answered something that is not HTTP.",
+        "The application on the compute node ended the connection, or its answer makes no sense. "
+        "Your job is untouched.",
+        "Wait a moment; if it stays so, save what you can, stop the server and start it again.",
         5,
     ),
     "503.http": _Page(
@@ -264,12 +328,14 @@ _PAGES = {
         "Your server is not reachable right now",
         "The gateway has no connection to the application on the compute node. Your job is untouched: "
         "the gateway is connecting again, or your server is just ending.",
+        "Wait a moment; if it stays so, look at the list of your servers what has become of it.",
         5,
     ),
     "504.http": _Page(
         "504 Gateway Timeout",
         "Your server takes very long to answer",
-        "The application on the compute node has not answered this request in time.",
+        "The application on the compute node has not answered in time. Your job is untouched.",
+        "Wait, or stop in it what takes so long.",
         15,
     ),
 }
@@ -282,7 +348,7 @@ def pages() -> dict[str, str]:
 
 
 def _fields(page: _Page) -> dict[str, str | int | None]:
-    return {"title": page.title, "text": page.text, "refresh": page.refresh}
+    return {"title": page.title, "text": page.text, "advice": page.advice, "refresh": page.refresh}
 
 
 def _answer(page: _Page, body: str) -> str:

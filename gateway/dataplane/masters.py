@@ -7,13 +7,15 @@ import logging
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 
-from gateway.dataplane.openssh import Master
+from gateway.dataplane.access import share_socket
+from gateway.dataplane.openssh import Master, Pulse
 from gateway.dataplane.tunnel import FORWARDS_MAX, Forward, TunnelSettings
-from gateway.errors import DataPlaneError, GatewayError
+from gateway.errors import DataPlaneError, GatewayError, LoginNodeUnreachable
 
-__all__ = ["Masters", "TunnelSettings"]
+__all__ = ["Duty", "Masters", "TunnelSettings"]
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +29,36 @@ class _Failures:
     until: float
 
 
+class Duty(Enum):
+    """What one object does for a tunnel; at any time one keeps it and one carries."""
+
+    ALL = auto()
+    """Both."""
+    KEEP = auto()
+    """Starts masters and clears up after dead ones; knows nothing of forwards."""
+    CARRY = auto()
+    """Makes and ends forwards on the masters that somebody else keeps."""
+
+
 class Masters:
-    """The masters of one cluster's tunnel. They outlive this object: another one finds them again.
+    """The masters of one cluster's `Tunnel`. They outlive this object: another one finds them again.
 
     One object at a time tends a directory. Nothing runs between the calls.
 
     Args:
         settings: How the tunnel is made.
+        duty: What this object does, and what it leaves to another process.
 
     Raises:
         ConfigError: The settings cannot work.
     """
 
-    def __init__(self, settings: TunnelSettings) -> None:
+    def __init__(self, settings: TunnelSettings, duty: Duty = Duty.ALL) -> None:
         settings.check()
         self._settings = settings
-        self._alive: dict[int, Master] = {}
+        self._keeps, self._carries = duty is not Duty.CARRY, duty is not Duty.KEEP
+        self._known: dict[int, Master] = {}
+        self._alive: dict[int, Master] = {}  # those too that owe an answer and are not believed to be gone
         self._failures: dict[int, _Failures] = {}
         self._starting: set[int] = set()
         self._tending = asyncio.Lock()
@@ -67,10 +83,8 @@ class Masters:
         async with self._tending:
             async with self._changing:
                 await self._survey()
-            now = asyncio.get_running_loop().time()
-            due = [k for k in self._missing() if k not in self._failures or self._failures[k].until <= now]
-            await asyncio.gather(*(self._start(index) for index in due))
-        if not self._alive:
+            await asyncio.gather(*(self._start(index) for index in self._due()))
+        if all(master.silent for master in self._alive.values()):
             raise self._last_error()
 
     async def forward(self, server_id: str, generation: int, host: str, port: int) -> Path:
@@ -92,6 +106,7 @@ class Masters:
             async with self._changing:
                 path = await self._find(wanted) or await self._place(wanted)
             if path:
+                share_socket(path, self._settings.group)
                 return path
             await self.tend()
         raise DataPlaneError(f"{self!r}: no master has room for {wanted.stem}")
@@ -108,10 +123,18 @@ class Masters:
             await self._survey()
             return {key: path for master in self._alive.values() for key, path in master.sockets().items()}
 
-    def socket(self, server_id: str, generation: int) -> Path | None:
+    def address(self, server_id: str, generation: int) -> Path | None:
         """Return a forward's socket if it is on disk, without asking whether its master still lives."""
         found = (master.sockets().get((server_id, generation)) for master in self._on_disk())
         return next((path for path in found if path), None)
+
+    async def confirmed(self, server_id: str, generation: int) -> Path | None:
+        """Return a forward's socket if its master lives.
+
+        Raises:
+            DataPlaneError: The ssh client cannot be run: nothing is known.
+        """
+        return (await self.forwards()).get((server_id, generation))
 
     async def cancel(self, server_id: str, generation: int) -> None:
         """End a forward and remove its socket; it may be gone already. Open connections are not cut.
@@ -129,6 +152,7 @@ class Masters:
         async with self._tending, self._changing:
             await asyncio.gather(*(master.end() for master in self._on_disk()))
             self._alive.clear()
+            self._known.clear()
             self._failures.clear()
 
     def _on_disk(self) -> list[Master]:
@@ -136,23 +160,29 @@ class Masters:
         if not self._settings.directory.is_dir():
             return []
         names = [entry.name for entry in self._settings.directory.iterdir() if entry.name.isdecimal()]
-        return [Master(self._settings, int(name)) for name in sorted(names, key=int)]
+        return [self._master(index) for index in sorted(map(int, names))]
+
+    def _master(self, index: int) -> Master:
+        return self._known.setdefault(index, Master(self._settings, index))
 
     async def _survey(self) -> None:
         """Find out which masters are alive; clear up after the dead and after interrupted cancels."""
         masters = [master for master in self._on_disk() if master.index not in self._starting]
-        answers = await asyncio.gather(*(master.alive() for master in masters))
-        for master, alive in zip(masters, answers, strict=True):
+        pulses = await asyncio.gather(*(master.pulse() for master in masters))
+        for master, pulse in zip(masters, pulses, strict=True):
+            alive = pulse is not Pulse.GONE
             if alive and not master.is_as_set():
                 log.warning(
                     "[%s] master %d has other settings and is ended", self._settings.cluster, master.index
                 )
-                await master.end()
+                if self._keeps:
+                    await master.end()
                 alive = False
             if alive:
                 self._alive[master.index] = master
-                for server_id, generation in master.leftovers():
-                    await master.remove(server_id, generation)
+                if self._carries and not master.silent:
+                    for server_id, generation in master.leftovers():
+                        await master.remove(server_id, generation)
             else:
                 self._bury(master)
         for index in self._alive.keys() - {master.index for master in masters} - self._starting:
@@ -165,7 +195,15 @@ class Masters:
                 "[%s] master %d is gone, with %d forwards", self._settings.cluster, master.index, lost
             )
         self._alive.pop(master.index, None)
-        master.clear()
+        self._known.pop(master.index, None)
+        if self._keeps:
+            master.clear()
+
+    def _due(self) -> list[int]:
+        """Return the masters that are to be started now, by this process."""
+        now = asyncio.get_running_loop().time()
+        missing = self._missing() if self._keeps else ()
+        return [k for k in missing if k not in self._failures or self._failures[k].until <= now]
 
     def _missing(self) -> Iterable[int]:
         wanted = set(range(self._settings.count))
@@ -174,8 +212,8 @@ class Masters:
         return sorted(wanted - self._alive.keys())
 
     def _roomy(self) -> list[Master]:
-        """Return the living masters that can take one more forward, the least laden first."""
-        laden = {index: len(master.sockets()) for index, master in self._alive.items()}
+        """Return the answering masters that can take one more forward, the least laden first."""
+        laden = {index: len(master.sockets()) for index, master in self._alive.items() if not master.silent}
         indexes = sorted(laden, key=lambda index: (laden[index], index))
         return [self._alive[index] for index in indexes if laden[index] < FORWARDS_MAX]
 
@@ -184,7 +222,7 @@ class Masters:
         failed = self._failures.get(index)
         tries = failed.count if failed else 0
         hosts = self._settings.hosts
-        master = Master(self._settings, index)
+        master = self._known[index] = Master(self._settings, index)
         self._starting.add(index)
         try:
             await master.start(hosts[(index + tries) % len(hosts)])
@@ -206,6 +244,10 @@ class Masters:
     def _last_error(self) -> GatewayError:
         """Return, as an error of its own, the one that most needs somebody: a key before an outage."""
         errors = [failures.error for failures in self._failures.values()]
+        if not self._keeps:
+            return LoginNodeUnreachable(
+                f"{self!r}: is gateway-tunnels running, and what does it say? journalctl -u gateway-tunnels"
+            )
         if not errors:
             return DataPlaneError(f"{self!r}: no master could be started")
         worst = min(errors, key=lambda error: error.transient)
@@ -217,7 +259,7 @@ class Masters:
             path = master.sockets().get((wanted.server_id, wanted.generation))
             if path is None or master.index in self._starting:
                 continue
-            if not await master.alive():
+            if await master.pulse() is Pulse.GONE:
                 self._bury(master)
             elif master.target(wanted.server_id, wanted.generation) != wanted:
                 raise DataPlaneError(f"{wanted.stem} leads elsewhere than to {wanted.host}:{wanted.port}")
@@ -231,8 +273,10 @@ class Masters:
             try:
                 return await master.add(wanted)
             except DataPlaneError:
-                if await master.alive():
-                    await master.remove(wanted.server_id, wanted.generation)
-                    raise
-                self._bury(master)
+                match await master.pulse():
+                    case Pulse.ALIVE:
+                        await master.remove(wanted.server_id, wanted.generation)
+                        raise
+                    case Pulse.GONE:
+                        self._bury(master)
         return None

@@ -17,11 +17,14 @@ import logging
 import os
 import re
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
 from typing import IO
 
+from gateway.dataplane.access import share_directory
 from gateway.dataplane.tunnel import Forward, TunnelSettings
 from gateway.errors import (
     DataPlaneError,
@@ -60,7 +63,23 @@ _OPTIONS = (
     "UpdateHostKeys=no",
 )
 
+#: How many answers in a row, and for how many seconds, a master whose process is there may owe.
+SILENCES_TO_BELIEVE, SILENT_FOR = 3, 30.0
+#: Seconds that one which owed the last answer is waited for: it does not hold up the others again.
+SILENT_TIMEOUT = 3.0
+
 log = logging.getLogger(__name__)
+
+
+class Pulse(Enum):
+    """What is known of a master."""
+
+    ALIVE = auto()
+    """It answers."""
+    UNKNOWN = auto()
+    """It owes an answer, and its process is there: what goes through it may well go on."""
+    GONE = auto()
+    """There is no such process, or it does not answer any more."""
 
 
 class Master:
@@ -79,6 +98,8 @@ class Master:
         self._pid_file = self.directory / "pid"
         self._log_file = self.directory / "log"
         self._made_with = self.directory / "made-with"
+        self._silences = 0
+        self._silent_since = 0.0
 
     def __repr__(self) -> str:
         return f"<Master {self._settings.cluster}/{self.index}: {len(self.sockets())} forwards>"
@@ -99,26 +120,49 @@ class Master:
             return None
         return Forward(server_id, generation, host, int(port))
 
-    async def alive(self) -> bool:
+    @property
+    def silent(self) -> bool:
+        """Whether it owed the last answer that it was asked for."""
+        return self._silences > 0
+
+    async def pulse(self) -> Pulse:
         """Return whether the master answers; make it usable if its start was interrupted.
 
         Raises:
             DataPlaneError: The ssh client cannot be run: nothing is known.
         """
         if not self._control.exists():
-            return False
+            return Pulse.GONE
+        timeout = min(SILENT_TIMEOUT, self._settings.timeout) if self.silent else self._settings.timeout
         try:
-            answer = await self._command("-O", "check")
+            answer = await self._command("-O", "check", timeout=timeout)
         except TimeoutError:
-            log.warning("[%s] master %d does not answer", self._settings.cluster, self.index)
-            return False
+            return self._no_answer()
+        if answer.status < 0:  # a signal ended the client: the master has not said a word
+            return self._no_answer()
+        self._silences = 0
         found = re.search(r"\(pid=(\d+)\)", answer.stderr + answer.stdout)
         if answer.status != 0 or not found:
-            return False
+            return Pulse.GONE
         if not self._pid_file.exists():
             await self._open_session()
             self._pid_file.write_text(found[1], "ascii")
-        return True
+        return Pulse.ALIVE
+
+    def _no_answer(self) -> Pulse:
+        """Return what to believe after one more silence; the machine may only be busy."""
+        now = time.monotonic()
+        if not self._silences:
+            self._silent_since = now
+        self._silences += 1
+        silent_for = now - self._silent_since
+        log.warning(
+            "[%s] master %d does not answer, for %.0f s now", self._settings.cluster, self.index, silent_for
+        )
+        ended = self._pid_file.exists() and self._living_pid() is None
+        if ended or (self._silences >= SILENCES_TO_BELIEVE and silent_for >= SILENT_FOR):
+            return Pulse.GONE
+        return Pulse.UNKNOWN
 
     def is_as_set(self) -> bool:
         """Return whether it was made with the settings of today, and not before they were changed."""
@@ -150,7 +194,7 @@ class Master:
             raise DataPlaneError(f"{self.directory}: {error}") from error
         if status != 0:
             raise _translated(self._log_file.read_text("utf-8", "replace"), host, self._settings)
-        if not await self.alive():
+        if await self.pulse() is not Pulse.ALIVE:
             raise LoginNodeUnreachable(f"{host}: the connection broke as soon as it was made")
         log.info("[%s] master %d is connected to %s", self._settings.cluster, self.index, host)
 
@@ -235,8 +279,9 @@ class Master:
 
     def _make_directory(self) -> None:
         self.clear()
-        self._settings.directory.mkdir(mode=0o700, exist_ok=True)
-        self.directory.mkdir(mode=0o700)
+        for directory in (self._settings.directory, self.directory):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            share_directory(directory, self._settings.group)
 
     async def _open_session(self) -> None:
         """Run ``true`` on the login node: without a session sshd leaves Nagle's algorithm on.
@@ -267,10 +312,15 @@ class Master:
         words += [word for option in options for word in ("-o", option)]
         return [*words, "-p", str(settings.port), "-l", settings.user, "--", host]
 
-    async def _command(self, *words: str, after: tuple[str, ...] = ()) -> Completed:
+    async def _command(
+        self,
+        *words: str,
+        after: tuple[str, ...] = (),
+        timeout: float | None = None,  # noqa: ASYNC109  (what it started is killed)
+    ) -> Completed:
         """Say something to the master over its control socket; ssh wants a host's name, and ignores it."""
         command = [self._settings.program, "-F", "/dev/null", "-S", str(self._control), *words]
-        return await _run([*command, "--", "login", *after], self._settings.timeout)
+        return await _run([*command, "--", "login", *after], timeout or self._settings.timeout)
 
 
 def _specification(path: Path, forward: Forward) -> str:

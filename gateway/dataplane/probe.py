@@ -1,4 +1,4 @@
-"""One HTTP request through a forward: whether the application answers, and if not, why not."""
+"""One HTTP request to an application: whether the application answers, and if not, why not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import ssl
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
+from gateway.address import Address, Tcp
 from gateway.pki import Authority
 
 _PATH = re.compile(r"/[!-~]*", re.ASCII)
@@ -31,9 +31,9 @@ class Outcome(StrEnum):
 class Answer:
     """What came back, and the same in words for the log.
 
-    ``NO_TUNNEL``: the forward's socket is not there or nobody listens on it. ``REFUSED``: the tunnel is
-    there, but nothing answers at its end. ``WRONG_PROCESS``: somebody answers who is not the server.
-    ``FAILING``: the application answers with a status of 500 or more.
+    ``NO_TUNNEL``: the forward's socket is not there or nobody listens on it. ``REFUSED``: nothing answers at
+    the end of the tunnel, or at the address itself. ``WRONG_PROCESS``: somebody answers who is not the
+    server. ``FAILING``: the application answers with a status of 500 or more.
     """
 
     outcome: Outcome
@@ -59,7 +59,7 @@ def client_context(authority: Authority) -> ssl.SSLContext:
 
 
 async def probe(
-    socket: Path,
+    address: Address,
     path: str,
     *,
     token: str,
@@ -67,10 +67,10 @@ async def probe(
     server_name: str | None,
     timeout: float,  # noqa: ASYNC109  (running out of time is an answer)
 ) -> Answer:
-    """Send one GET through a forward and say what came back. Any status below 500 means ready.
+    """Send one GET to an application and say what came back. Any status below 500 means ready.
 
     Args:
-        socket: The forward's socket.
+        address: Where the way to it begins: a forward's socket, or the application's own address.
         path: What to ask for, beginning with a slash.
         token: The application's token, sent as ``Authorization: token …``.
         tls: From `client_context`, or None for a node leg without TLS.
@@ -89,11 +89,12 @@ async def probe(
     )
     try:
         async with asyncio.timeout(timeout):
-            line = await _first_line(socket, request.encode("ascii"), tls, server_name)
+            line = await _first_line(address, request.encode("ascii"), tls, server_name)
     except TimeoutError:
         return Answer(Outcome.TIMEOUT, f"no answer within {timeout:g} s")
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        return Answer(Outcome.NO_TUNNEL, f"{socket}: {error.strerror}")
+        outcome = Outcome.REFUSED if isinstance(address, Tcp) else Outcome.NO_TUNNEL
+        return Answer(outcome, f"{address}: {error.strerror}")
     except ssl.SSLEOFError:
         return Answer(Outcome.REFUSED, "the connection ended during the TLS handshake")
     except ssl.SSLError as error:
@@ -114,11 +115,14 @@ def _read(line: bytes) -> Answer:
 
 
 async def _first_line(
-    socket: Path, request: bytes, tls: ssl.SSLContext | None, server_name: str | None
+    address: Address, request: bytes, tls: ssl.SSLContext | None, server_name: str | None
 ) -> bytes:
-    reader, writer = await asyncio.open_unix_connection(
-        socket, ssl=tls, server_hostname=server_name if tls else None, limit=4096
-    )
+    name = server_name if tls else None
+    if isinstance(address, Tcp):
+        opening = asyncio.open_connection(address.ip, address.port, ssl=tls, server_hostname=name, limit=4096)
+    else:
+        opening = asyncio.open_unix_connection(address, ssl=tls, server_hostname=name, limit=4096)
+    reader, writer = await opening
     try:
         writer.write(request)
         return await reader.readline()

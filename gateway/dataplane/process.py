@@ -97,14 +97,16 @@ async def check_config(program: Program, config: Path) -> None:
         raise DataPlaneError(f"HAProxy refuses its configuration {config}: {alerts(said)}")
 
 
-async def start(program: Program, config: Path, master_socket: Path, pid_file: Path) -> None:
+async def start(
+    program: Program, config: Path, master_socket: Path, pid_file: Path, mode: str = "600"
+) -> None:
     """Start HAProxy, master and worker, as a daemon in a session of its own; it listens on return.
 
     Raises:
         DataPlaneError: HAProxy's own words on what is wrong: a port in use, a certificate it cannot read.
     """
     # -D: the program binds, forks and only then ends, so that its exit status tells what came of it.
-    words = f"-W -D -S {master_socket},mode,600 -p {pid_file} -f {config}".split()
+    words = f"-W -D -S {master_socket},mode,{mode} -p {pid_file} -f {config}".split()
     status, said = await run((program.path, *words))
     if status != 0:
         raise DataPlaneError(f"HAProxy did not start: {alerts(said)}")
@@ -115,8 +117,19 @@ def lives(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
     except OSError:
-        return False
+        return _is_hidden(pid)
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def _is_hidden(pid: int) -> bool:
+    """Return whether a process is there that /proc does not show us: another user's (hidepid in proc(5))."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        return False
+    return False
 
 
 def alerts(said: str) -> str:

@@ -6,11 +6,13 @@ Source: "Unix Socket commands" in HAProxy's management guide; the answers are as
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from gateway.address import Tcp
 from gateway.errors import DataPlaneError
 from gateway.routes import Actual, Map, ServerState
 
@@ -171,10 +173,19 @@ def read_servers_state(text: str, anchor: str) -> dict[str, ServerState]:
             weight=int(server["srv_uweight"]),
             enabled=server["srv_admin_state"] == "0",
             node_tls=server["srv_use_ssl"] == "1",
+            tcp=_read_tcp(server["srv_addr"], server["srv_port"]),
         )
         for server in servers
         if server["srv_name"] != anchor
     }
+
+
+def _read_tcp(address: str, port: str) -> Tcp | None:
+    """Return where a server leads to, None if that is a Unix socket: "-" and 0 stand for all of them."""
+    try:
+        return Tcp(str(ipaddress.ip_address(address)), int(port))
+    except ValueError:
+        return None
 
 
 def read_map(text: str) -> dict[str, str]:

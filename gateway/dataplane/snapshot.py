@@ -7,7 +7,17 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from gateway.dataplane.haproxyconfig import HAProxySettings, ProxyServer, digest, pages, read_servers, render
+from gateway.dataplane.access import share_directory, share_file
+from gateway.dataplane.haproxyconfig import (
+    HAProxySettings,
+    ProxyServer,
+    check_pair,
+    digest,
+    pages,
+    read_certificate,
+    read_servers,
+    render,
+)
 from gateway.dataplane.runtime import map_path
 from gateway.errors import DataPlaneError
 from gateway.routes import Desired, Map
@@ -34,6 +44,17 @@ class Snapshot:
         except FileNotFoundError:
             return ()
 
+    def is_current(self) -> bool:
+        """Return whether the files are there and made with the settings and certificates of today.
+
+        Raises:
+            ConfigError: A certificate cannot be read.
+        """
+        try:
+            return f" gateway-{digest(self._settings)}\n" in self.config.read_text()
+        except FileNotFoundError:
+            return False
+
     def write(self, desired: Desired) -> None:
         """Write all that should be routed; files that are right already are left alone.
 
@@ -55,38 +76,55 @@ class Snapshot:
         self._write(self.servers(), dict.fromkeys(missing, ""))
 
     def _write(self, servers: Iterable[ProxyServer], maps: dict[Map, str]) -> None:
-        directory = self._settings.directory
-        files = {directory / name: page for name, page in pages().items()}
-        files |= {Path(map_path(directory, map_)): text for map_, text in maps.items()}
-        files[self.config] = render(self._settings, servers, digest(self._settings))
+        directory, group = self._settings.directory, self._settings.group
+        texts = {directory / name: page for name, page in pages().items()}
+        texts |= {Path(map_path(directory, map_)): text for map_, text in maps.items()}
+        texts[self.config] = render(self._settings, servers, digest(self._settings))
+        files = self._certificates() | {path: text.encode() for path, text in texts.items()}
         try:
-            _make_private(directory)
-            changed = [path for path, text in files.items() if _replace(path, text.encode())]
+            _make_directory(directory, group)
+            if group is not None:
+                _make_directory(self._settings.sockets, group, writable=True)
+            changed = [path for path, content in files.items() if _replace(path, content, group)]
             if changed:
                 _sync(directory)
         except OSError as error:
             raise DataPlaneError(f"{error.filename or directory}: {error.strerror}") from error
 
+    def _certificates(self) -> dict[Path, bytes]:
+        """Return the copies of the certificates; a new one that is of no use does not replace an old one."""
+        copies = {}
+        for path, copy in self._settings.certificates.items():
+            copies[copy] = read_certificate(path)
+            if path != self._settings.node_ca and not _holds(copy, copies[copy]):
+                check_pair(path)
+        return copies
 
-def _make_private(directory: Path) -> None:
+
+def _make_directory(directory: Path, group: int | None, *, writable: bool = False) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise DataPlaneError(f"{directory} is not a directory of the gateway's own account")
-    directory.chmod(0o700)
+    share_directory(directory, group, writable=writable)
 
 
-def _replace(path: Path, content: bytes) -> bool:
-    """Give a file this content by rename, mode 0600; return whether it had another."""
+def _holds(path: Path, content: bytes) -> bool:
     try:
-        if path.read_bytes() == content:
-            return False
+        return path.read_bytes() == content
     except FileNotFoundError:
-        pass
+        return False
+
+
+def _replace(path: Path, content: bytes, group: int | None) -> bool:
+    """Give a file this content by rename, for us and ``group`` alone; return whether it had another."""
+    if _holds(path, content):
+        return False
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
+        share_file(handle, group)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -1,12 +1,15 @@
-"""What a tunnel is made of: one cluster's settings, and a forward to one server. No I/O."""
+"""What a tunnel does, and what it is made of: one cluster's settings, and a forward to one server. No I/O."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from gateway.address import Address
 from gateway.errors import ConfigError
 from gateway.model import SERVER_ID
 from gateway.siteconfig import HOST
@@ -25,6 +28,65 @@ _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*", re.ASCII)
 _PLAIN_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
+class Tunnel(Protocol):
+    """The ways to the servers on one cluster. They outlive the hub: another finds them again."""
+
+    async def tend(self) -> None:
+        """See that ways can be made and carry. Called again and again.
+
+        Raises:
+            GatewayError: None can.
+        """
+        ...
+
+    async def forward(self, server_id: str, generation: int, host: str, port: int) -> Address:
+        """Return where a server is reached; the way there is made if there is none.
+
+        Args:
+            server_id: The server's id.
+            generation: From 0 to 99999; a new one for every endpoint and after every loss.
+            host: The compute node as the scheduler names it.
+            port: The application's TCP port there.
+
+        Raises:
+            ValueError: An argument is malformed.
+            GatewayError: The way cannot be made, or is there for another endpoint.
+        """
+        ...
+
+    async def forwards(self) -> Mapping[tuple[str, int], Address]:
+        """Return what is really there, by server id and generation.
+
+        Raises:
+            DataPlaneError: Nothing is known.
+        """
+        ...
+
+    def address(self, server_id: str, generation: int) -> Address | None:
+        """Return where a way that was made begins, without asking whether it still carries."""
+        ...
+
+    async def confirmed(self, server_id: str, generation: int) -> Address | None:
+        """Return the same if it does still carry, as far as can be known: for when the server is silent.
+
+        Raises:
+            DataPlaneError: Nothing is known.
+        """
+        ...
+
+    async def cancel(self, server_id: str, generation: int) -> None:
+        """End a way; it may be gone already. Open connections are not cut.
+
+        Raises:
+            DataPlaneError: It cannot be ended now.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """End all ways and what carries them. Safe to call twice."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TunnelSettings:
     """How one cluster's tunnel is made.
@@ -41,6 +103,7 @@ class TunnelSettings:
         program: The ssh client.
         timeout: Seconds that connecting, or one command to a master, may take.
         retry: Seconds from a failure to the next try: after the first one, and at most.
+        group: The group that may connect to the forwards: HAProxy's, where it is not the gateway's own.
     """
 
     cluster: str
@@ -54,6 +117,7 @@ class TunnelSettings:
     program: str = "ssh"
     timeout: float = 10.0
     retry: tuple[float, float] = (1.0, 60.0)
+    group: int | None = None
 
     @property
     def destination(self) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from gateway.errors import ConfigError
 from gateway.model import Command, Completed, JobId, JobState, JobStatus, Listing
+from gateway.schedulers.local import Local
 from gateway.schedulers.slurm import Slurm
 
 
@@ -101,7 +102,7 @@ class Scheduler(Protocol):
         """
 
 
-_KNOWN: Mapping[str, Callable[[], Scheduler]] = {"slurm": Slurm}
+_KNOWN: Mapping[str, Callable[[], Scheduler]] = {"slurm": Slurm, "local": Local}
 
 
 def get(name: str) -> Scheduler:

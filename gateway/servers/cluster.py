@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
-from gateway.dataplane.masters import Masters
+from gateway.dataplane.tunnel import Tunnel
 from gateway.errors import GatewayError
 from gateway.model import Listing
 from gateway.poller import Poller
@@ -22,7 +22,7 @@ class Cluster:
     scheduler: Scheduler
     queue: Queue
     poller: Poller
-    masters: Masters
+    tunnel: Tunnel
 
 
 class News:
@@ -40,7 +40,7 @@ class News:
         self.listing: Listing | None = None
         self.number = 0
         self.begun = 0
-        self.trouble = ""
+        self.trouble = self.detail = ""
         self._names = names
         self._heard = heard
 
@@ -52,8 +52,8 @@ class News:
     async def take(self, news: Listing | GatewayError) -> None:
         """Take what a poll brought. No answer is no news: the last listing stands."""
         if isinstance(news, Listing):
-            self.listing, self.trouble = news, ""
+            self.listing, self.trouble, self.detail = news, "", ""
             self.number = self.begun
         else:
-            self.trouble = news.public
+            self.trouble, self.detail = news.public, f"{type(news).__name__}: {news}"
         self._heard()

@@ -19,9 +19,11 @@ from gateway.routing import Routing
 from gateway.servers.cluster import Cluster, News
 from gateway.servers.feed import Feed
 from gateway.servers.life import Life
+from gateway.servers.record import keep_written
 from gateway.servers.tools import Tools
 from gateway.store import ServerStore
 from gateway.store.database import random_word
+from gateway.timeline import Happening
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Servers:
         self._feed = Feed()
         self._lives: dict[str, Life] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._polls: list[asyncio.Task[None]] = []
+        self._loops: list[asyncio.Task[None]] = []
         self._clusters = clusters
         self._authority = authority
         news = {name: News(partial(self._job_names, name), partial(self._heard, name)) for name in clusters}
@@ -66,17 +68,20 @@ class Servers:
     async def __aenter__(self) -> Self:
         self._tools.routing.on_lost(self._lost)
         for server in [*await self._store.live(), *await self._store.uncleaned(CLEAN_WITHIN)]:
+            if server.id not in self._lives and server.phase is not Phase.ENDED:
+                self._store.timeline.add(server, Happening.FOUND, "The hub was started, and found it.")
             self._begin(server)
+        self._loops.append(asyncio.create_task(keep_written(self._store.timeline)))
         for name, cluster in self._clusters.items():
             news = self._tools.news[name]
-            self._polls.append(asyncio.create_task(cluster.poller.run(news.begin, news.take)))
+            self._loops.append(asyncio.create_task(cluster.poller.run(news.begin, news.take)))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        tasks = [*self._polls, *self._tasks.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for tasks in ([*self._tasks.values()], self._loops):  # what the lives still tell is written at last
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def start(self, user: User, name: str, choices: Choices) -> Server:
         """Write that a server is wanted, and begin to make it so.
@@ -121,8 +126,13 @@ class Servers:
         """
         server = await self._store.latest(user_name, name)
         if server is None or server.phase is Phase.ENDED:
-            raise NotFound(f"{user_name}/{name} is not running", "This server is not running.")
+            raise NotFound(
+                f"{user_name}/{name} is not running",
+                "This server is not running.",
+                "There is nothing to stop.",
+            )
         server = await self._store.note(server.id, wanted=False)
+        self._store.timeline.add(server, Happening.WISH, "Somebody asked to stop it.")
         self._feed.publish(server)
         if server.cluster not in self._clusters:
             return await self._abandon(server)
@@ -131,7 +141,10 @@ class Servers:
 
     async def _abandon(self, server: Server) -> Server:
         """End a server whose cluster the gateway no longer knows, so that its name is free again."""
-        text = f"The cluster {server.cluster} is no longer there. Whether the job still runs is not known."
+        text = (
+            f"The cluster {server.cluster} is no longer there for the gateway, so nobody knows whether the "
+            "job still runs. Ask the gateway's administrators."
+        )
         for event in (Event.NOT_FOUND, Event.STOP, Event.GONE):
             if (server.phase, event) in NEXT:
                 server = await self._store.move(server.id, event, text, reason=EndReason.LOST)

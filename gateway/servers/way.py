@@ -1,18 +1,17 @@
-"""The way from the hub to one server: a forward through the tunnel, and the question whether it answers."""
+"""The way from the hub to one server: through the tunnel or direct, and the question whether it answers."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from gateway.address import Address
 from gateway.dataplane.probe import Answer, probe
 from gateway.lifecycle import ROUTED
 from gateway.model import Server
 from gateway.pki import server_name
+from gateway.servers import patience
+from gateway.servers.record import Record
 from gateway.servers.tools import Tools
+from gateway.timeline import Happening
 from gateway.urls import server_path
-
-#: Seconds that a server may take to answer.
-PROBE_TIMEOUT = 5.0
 
 
 class Way:
@@ -20,10 +19,12 @@ class Way:
 
     Args:
         tools: What it works with.
+        record: Where it is written.
     """
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, record: Record) -> None:
         self._tools = tools
+        self._record = record
         self._unmade: int | None = None
         self._answered = True
 
@@ -33,36 +34,37 @@ class Way:
         Raises:
             LoginNodeUnreachable, HostKeyRefused, LoginNodeRefused, DataPlaneError: There is no forward.
         """
-        socket = await self._forward(server)
         answer = await probe(
-            socket,
+            await self._forward(server),
             server_path(server.user, server.name) + "api",
             token=(await self._tools.secrets(server)).token,
             tls=self._tools.routing.probe_context(server.cluster),
             server_name=server_name(server.id),
-            timeout=PROBE_TIMEOUT,
+            timeout=patience.PROBE_TIMEOUT,
         )
         self._answered = answer.ready
         return answer
 
-    async def _forward(self, server: Server) -> Path:
+    async def _forward(self, server: Server) -> Address:
         """Return a live forward to the server; a new one has a new generation, written before it is made."""
         host, port = server.host, server.port
         assert host is not None  # noqa: S101  this is only called once both are known
         assert port is not None  # noqa: S101
-        masters = self._tools.clusters[server.cluster].masters
+        tunnel = self._tools.clusters[server.cluster].tunnel
         key = server.id, server.generation
-        # A socket on disk is as good as its last answer; only after silence are the masters asked.
-        socket = masters.socket(*key) if self._answered else (await masters.forwards()).get(key)
-        if socket is not None:
-            return socket
+        # What was made is as good as its last answer; only after silence is it looked into.
+        address = tunnel.address(*key) if self._answered else await tunnel.confirmed(*key)
+        if address is not None:
+            return address
         generation = server.generation
         if self._unmade != generation:  # else the last try made none, and its number is still free
             generation += 1
             await self._tools.store.note(server.id, generation=generation)
         self._unmade = generation
-        socket = await masters.forward(server.id, generation, host, port)
+        async with self._record.act(server, Happening.FORWARD) as done:
+            address = await tunnel.forward(server.id, generation, host, port)
+            done.text = f"There is a way to {host}, port {port}: number {generation}."
         self._unmade = None
         if server.phase in ROUTED:
-            await self._tools.routing.sync()
-        return socket
+            await self._record.route(server)
+        return address

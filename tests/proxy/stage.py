@@ -190,7 +190,7 @@ class Stage:
 
     def route(self, server_id: str, user: str, name: str = "", *, node_tls: bool = False) -> Route:
         path = self.directory / f"{server_id}.1.sock"
-        return Route(HOST, user, name, server_id, 1, str(path), node_tls, f"token-of-{server_id}")
+        return Route(HOST, user, name, server_id, 1, path, node_tls, f"token-of-{server_id}")
 
     def grant(self, server_id: str, value: str = COOKIE, seconds: int = 600) -> Grant:
         return Grant(hash_cookie(value), server_id, int(time.time()) + seconds)

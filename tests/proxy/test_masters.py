@@ -207,15 +207,44 @@ async def test_a_forward_after_an_unnoticed_death_still_works(
     assert await echoes(await masters.forward(ALICE, 1, "127.0.0.1", echo_port))
 
 
-async def test_a_master_that_hangs_is_killed_and_replaced(login_node: Sshd, echo_port: int) -> None:
+async def test_a_master_that_owes_an_answer_keeps_its_forwards_and_gets_no_new_ones(
+    login_node: Sshd, echo_port: int
+) -> None:
     settings = dataclasses.replace(login_node.settings(), timeout=1.0)
+    masters = Masters(settings)
+    try:
+        old = await masters.forward(ALICE, 0, "127.0.0.1", echo_port)
+        silent = pid_of(settings)
+        os.kill(silent, signal.SIGSTOP)
+        for _ in range(openssh.SILENCES_TO_BELIEVE):
+            assert dict(await masters.forwards()) == {(ALICE, 0): old}
+        new = await masters.forward(BOB, 0, "127.0.0.1", echo_port)
+        assert new.parent != old.parent
+        assert await echoes(new)
+        os.kill(silent, signal.SIGCONT)
+        assert dict(await masters.forwards()) == {(ALICE, 0): old, (BOB, 0): new}
+        assert await echoes(old)
+        assert pid_of(settings) == silent
+    finally:
+        await masters.stop()
+
+
+async def test_a_master_that_stays_silent_is_killed_and_replaced(
+    login_node: Sshd, echo_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (openssh.SILENCES_TO_BELIEVE, openssh.SILENT_FOR) == (3, 30)
+    monkeypatch.setattr(openssh, "SILENT_FOR", 1.0)
+    settings = dataclasses.replace(login_node.settings(), timeout=0.5)
     masters = Masters(settings)
     try:
         await masters.forward(ALICE, 0, "127.0.0.1", echo_port)
         hung = pid_of(settings)
         os.kill(hung, signal.SIGSTOP)
-        await masters.tend()
+        for _ in range(2):
+            assert len(await masters.forwards()) == 1
+        assert await masters.forwards() == {}
         assert await gone(hung)
+        await masters.tend()
         assert pid_of(settings) != hung
         assert await echoes(await masters.forward(ALICE, 1, "127.0.0.1", echo_port))
     finally:

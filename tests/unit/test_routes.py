@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.address import Tcp
 from gateway.routes import (
     HUB,
     Actual,
@@ -32,6 +34,7 @@ from gateway.routes import (
 
 IDS = ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc"]
 HOSTS = ["alice.gw.example.org", "bob.gw.example.org"]
+NODES = [Tcp("192.0.2.1", 20001), Tcp("2001:db8::1", 20001)]
 
 
 def route(server_id: str = IDS[0], generation: int = 1, **changes: object) -> Route:
@@ -39,11 +42,16 @@ def route(server_id: str = IDS[0], generation: int = 1, **changes: object) -> Ro
         "host": HOSTS[0],
         "user": "alice",
         "name": "",
-        "socket": f"/run/gateway/t/{server_id}.{generation}.sock",
+        "address": Path(f"/run/gateway/t/{server_id}.{generation}.sock"),
         "node_tls": True,
         "token": f"token-of-{server_id}",
     }
     return Route(server_id=server_id, generation=generation, **(values | changes))  # type: ignore[arg-type]
+
+
+def state_of(route: Route) -> ServerState:
+    tcp = route.address if isinstance(route.address, Tcp) else None
+    return ServerState(0, True, route.node_tls, tcp)
 
 
 @dataclass
@@ -67,9 +75,9 @@ class Simulated:
         match step:
             case AddServer(route=new):
                 assert new.server not in self.servers
-                self.servers[new.server] = ServerState(0, True, new.node_tls)
+                self.servers[new.server] = state_of(new)
             case EnableServer(name=name):
-                self.servers[name] = ServerState(0, True, self.servers[name].node_tls)
+                self.servers[name] = replace(self.servers[name], enabled=True)
             case RemoveServer(name=name):
                 assert self.shut[-1] == name
                 del self.servers[name]
@@ -103,6 +111,7 @@ routes = st.builds(
     generations,
     host=st.sampled_from(HOSTS),
     name=st.sampled_from(["", "exp1"]),
+    address=st.sampled_from([Path("/run/gateway/t/a.sock"), *NODES]),
 )
 keys = st.sampled_from([f"{host}/alice/{name}" for host in HOSTS for name in ("", "exp1")])
 grants = st.builds(Grant, st.sampled_from("abc").map(hash_cookie), st.sampled_from(IDS), st.integers(1, 3))
@@ -116,7 +125,13 @@ def desireds(draw: st.DrawFn) -> Desired:
     return Desired(tuple(one_route_per_id.values()), tuple(draw(st.lists(grants, max_size=4))), tuple(held))
 
 
-states = st.builds(ServerState, st.sampled_from([0, 0, 0, 1]), st.booleans(), st.booleans())
+states = st.builds(
+    ServerState,
+    st.sampled_from([0, 0, 0, 1]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([None, *NODES]),
+)
 actuals = st.builds(
     Actual,
     st.dictionaries(names, states),
@@ -134,7 +149,7 @@ def test_any_proxy_ends_in_what_is_desired_and_a_second_plan_is_empty(
     for step in plan(desired, actual):
         proxy.take(step)
     assert {map_: proxy.maps[map_] for map_ in Map} == {map_: desired.entries(map_) for map_ in Map}
-    assert proxy.servers == {r.server: ServerState(0, True, r.node_tls) for r in desired.routes}
+    assert proxy.servers == {r.server: state_of(r) for r in desired.routes}
     assert plan(desired, proxy.actual()) == ()
 
 
@@ -193,6 +208,19 @@ def test_a_new_generation_takes_over_by_one_set_and_the_old_one_goes_after() -> 
     )
 
 
+def test_a_server_that_leads_elsewhere_is_made_anew_and_has_no_route_meanwhile() -> None:
+    wanted = route(address=NODES[0])
+    there = {wanted.server: replace(state_of(wanted), tcp=NODES[1])}
+    steps = plan(Desired((wanted,)), Actual(there, {wanted.key: wanted.server}, {}, {IDS[0]: wanted.token}))
+    assert steps == (
+        DeleteEntry(IDS[0], Map.ROUTES, wanted.key),
+        ShutSessions(IDS[0], wanted.server),
+        RemoveServer(IDS[0], wanted.server),
+        AddServer(IDS[0], wanted),
+        AddEntry(IDS[0], Map.ROUTES, wanted.key, wanted.server),
+    )
+
+
 def test_a_server_with_a_weight_is_named_and_loses_its_route_first() -> None:
     actual = Actual({"aaaaaaaaaa.1": ServerState(1, True, True)}, {route().key: "aaaaaaaaaa.1"})
     assert refused(actual) == ("aaaaaaaaaa.1",)
@@ -223,9 +251,9 @@ def test_a_held_key_keeps_the_default_server_from_answering_for_another_one() ->
         {"name": "a b"},
         {"name": "a\nshow map"},
         {"server_id": "short"},
-        {"socket": "relative.sock"},
-        {"socket": "/run/a b.sock"},
-        {"socket": "/" + "a" * 107},
+        {"address": Path("relative.sock")},
+        {"address": Path("/run/a b.sock")},
+        {"address": Path("/" + "a" * 107)},
         {"token": "with space and more"},
         {"token": "line\nfeed-feed-feed-feed"},
         {"token": ""},
@@ -234,7 +262,7 @@ def test_a_held_key_keeps_the_default_server_from_answering_for_another_one() ->
 )
 def test_values_that_could_be_syntax_are_refused(changes: dict[str, object]) -> None:
     values: dict[str, object] = {"server_id": IDS[0], "generation": 1} | changes
-    with pytest.raises(ValueError, match=r"route's|malformed"):
+    with pytest.raises(ValueError, match=r"route's|malformed|socket"):
         route(**values)  # type: ignore[arg-type]
 
 

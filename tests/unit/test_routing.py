@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from gateway.dataplane.haproxy import HAProxy
-from gateway.dataplane.masters import Masters
+from gateway.dataplane.tunnel import Tunnel
 from gateway.errors import DataPlaneError
 from gateway.lifecycle import Event, Phase
 from gateway.model import Secrets, Server, User
@@ -60,7 +60,7 @@ class Proxy:
 
 @dataclass
 class Tunnels:
-    """The masters' forwards, as a dictionary."""
+    """A tunnel's forwards, as a dictionary."""
 
     there: dict[tuple[str, int], Path] = field(default_factory=dict)
 
@@ -87,7 +87,7 @@ def routing(servers: ServerStore, sessions: SessionStore, proxy: Proxy, tunnels:
         servers,
         sessions,
         cast("HAProxy", proxy),
-        {"lab": cast("Masters", tunnels)},
+        {"lab": cast("Tunnel", tunnels)},
         Origins.of("https://gw.example.org/"),
         {"lab": None},
     )

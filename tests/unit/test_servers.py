@@ -201,6 +201,13 @@ async def steps(store: ServerStore, server_id: str) -> list[str]:
     return [entry.event for entry in entries if entry.event in (*Event, "created")]
 
 
+async def told(store: ServerStore, server_id: str, text: str) -> None:
+    """Wait until a server's timeline says something."""
+    async with asyncio.timeout(5):
+        while text not in [entry.text for entry in await store.timeline.of(server_id)]:
+            await asyncio.sleep(0.02)
+
+
 async def ready(servers: Servers, store: ServerStore, world: World) -> Server:
     server = await servers.start(ALICE, "", CHOICES)
     await until(store, server.id, Phase.QUEUED)
@@ -226,8 +233,9 @@ async def test_from_a_start_to_ready_to_stopped(conductor: Any, world: World, st
 
 
 async def test_the_timeline_tells_each_act_outside_and_what_came_of_it(
-    conductor: Any, world: World, store: ServerStore
+    conductor: Any, world: World, store: ServerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(patience, "TIMELINE_EVERY", 0.02)
     world.submit_faults = [LoginNodeUnreachable("login1: no route to host")]
     async with conductor() as servers:
         server = await ready(servers, store, world)
@@ -235,16 +243,17 @@ async def test_the_timeline_tells_each_act_outside_and_what_came_of_it(
         world.answering = False
         await until(store, server.id, Phase.UNREACHABLE)
         world.listing_fault = QueueUnreachable("slurm_load_jobs error")
-        await asyncio.sleep(0.1)
+        await told(store, server.id, QueueUnreachable.default_public)
         world.listing_fault = None
+        await told(store, server.id, "The scheduler answers again, after a silence.")
         await servers.stop("alice", "")
         await until(store, server.id, Phase.ENDED)
         async with asyncio.timeout(5):
             while not (await store.get(server.id)).cleaned:
                 await asyncio.sleep(0.01)
     entries = await store.timeline.of(server.id)
-    told = {(str(entry.event), entry.text) for entry in entries}
-    assert told >= {
+    said = {(str(entry.event), entry.text) for entry in entries}
+    expected = {
         ("created", "lab on cascade: partition short, 5 min, cores 1, 500 MB"),
         ("submission", LoginNodeUnreachable.default_public),
         ("submission", "The scheduler took it as job 102."),
@@ -258,10 +267,11 @@ async def test_the_timeline_tells_each_act_outside_and_what_came_of_it(
         ("listing", "The scheduler answers again, after a silence."),
         ("wish", "Somebody asked to stop it."),
         ("cancel", "The scheduler was asked to cancel job 102."),
-        ("ending", "Job 102 is asked how it ended: cancelled to the scheduler; the job itself left no word."),
+        ("ending", "How job 102 ended: the scheduler says cancelled, the job itself nothing."),
         ("route", "Browsers are not led to it any more."),
         ("cleaning", "Its files on the cluster are removed."),
     }
+    assert expected - said == set()
     (refused,) = [
         entry
         for entry in entries

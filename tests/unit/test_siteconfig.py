@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ConfigError
-from gateway.siteconfig import parse_memory, parse_site_config, parse_walltime
+from gateway.siteconfig import SiteConfig, parse_memory, parse_site_config, parse_walltime
 from gateway.sites import load_site, load_sites
 
 GOOD = """\
@@ -71,6 +71,87 @@ def test_a_fault_names_its_line_and_place(old: str, new: str, line: int, where: 
     text = fault(old, new)
     assert text.startswith(f"site.yaml:{line}: {where}")
     assert what in text
+
+
+@pytest.mark.parametrize(
+    ("setting", "where", "what"),
+    [
+        ("source_addresses: [gw.example.org]", "login.source_addresses[0]", "in CIDR form"),
+        ("source_addresses: [192.0.2.1/24]", "login.source_addresses[0]", "has host bits set"),
+        ("certificate_minutes: 0", "login.certificate_minutes", "greater than or equal to 1"),
+        ("certificate_minutes: 61", "login.certificate_minutes", "less than or equal to 60"),
+    ],
+)
+def test_what_a_certificate_may_not_say_is_refused(setting: str, where: str, what: str) -> None:
+    text = fault("act_as: sudo", f"act_as: certificate\n  {setting}")
+    assert text.startswith(f"site.yaml:11: {where}: ")
+    assert what in text
+
+
+def test_certificates_are_good_for_five_minutes_unless_the_site_says_otherwise() -> None:
+    text = GOOD.replace("act_as: sudo", "act_as: certificate\n  source_addresses: [192.0.2.1, 2001:db8::/32]")
+    login = parse_site_config(text, "site.yaml").login
+    assert login.certificate_minutes == 5
+    assert login.source_addresses == ("192.0.2.1", "2001:db8::/32")
+    assert login.owner("alice") == "alice"
+
+
+SSH = """\
+  hosts: [login1.example.org]
+  user: gateway
+  key: /etc/gateway/ssh/cascade
+  known_hosts: /etc/gateway/ssh/known_hosts
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "what"),
+    [
+        ("  hosts: [login1.example.org]\n", "", 5, "login.hosts: transport: ssh needs hosts"),
+        ("[login1.example.org]", "[]", 6, "login.hosts: transport: ssh needs hosts"),
+        ("  key: /etc/gateway/ssh/cascade\n", "", 5, "login.key: transport: ssh needs key"),
+        ("ssh/known_hosts\n", "ssh/known_hosts\n  transport: local\n", 9, "takes no known_hosts"),
+        (SSH, "  transport: local\n  user: gateway\n  port: 22\n", 8, "transport: local takes no port"),
+        (SSH, "  transport: local\n", 5, "login.user: Field required"),
+        (SSH, "  transport: telnet\n  user: gateway\n", 6, "Input should be 'ssh' or 'local'"),
+    ],
+)
+def test_a_login_is_over_ssh_or_local_and_not_half_of_both(old: str, new: str, line: int, what: str) -> None:
+    told = fault(old, new).splitlines()
+    assert any(text.startswith(f"site.yaml:{line}: ") and text.endswith(what) for text in told)
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "what"),
+    [
+        ("drect", "tunnel.kind: Input should be 'ssh' or 'direct'"),
+        ("[direct]", "tunnel: Input should be a valid dictionary"),
+        ("{kind: direct, hosts: [login1]}", "tunnel.hosts: tunnel: direct takes no hosts"),
+        ("{kind: direct, key: /etc/gateway/key}", "tunnel.key: tunnel: direct takes no key"),
+        ("{kind: direct, masters: 1}", "tunnel.masters: tunnel: direct takes no masters"),
+        ("{kind: direct, ports: 1-2}", "tunnel.ports: write a range"),
+    ],
+)
+def test_a_direct_tunnel_takes_nothing_of_ssh(tunnel: str, what: str) -> None:
+    assert fault("partitions:", f"tunnel: {tunnel}\npartitions:").startswith(f"site.yaml:11: {what}")
+
+
+def test_a_hub_on_a_submit_host_has_a_direct_tunnel_or_says_where_it_leads() -> None:
+    local = GOOD.replace(SSH, "  transport: local\n  user: gateway\n")
+
+    def with_tunnel(tunnel: str) -> SiteConfig:
+        return parse_site_config(local.replace("partitions:", f"tunnel: {tunnel}\npartitions:"), "site.yaml")
+
+    assert with_tunnel("direct").tunnel == with_tunnel("{kind: direct}").tunnel
+    assert with_tunnel("{kind: direct, ports: 30000-31000}").tunnel.ports == (30000, 31000)
+    whole = "{hosts: [login1], user: tunnel, key: /etc/key, known_hosts: /etc/known_hosts}"
+    assert with_tunnel(whole).tunnel.hosts == ("login1",)
+    with pytest.raises(ConfigError) as caught:
+        with_tunnel("{hosts: [login1], user: tunnel}")
+    says = "site.yaml:9: tunnel: transport: local needs key, known_hosts here, or tunnel: direct"
+    assert str(caught.value) == says
+    with pytest.raises(ConfigError, match="needs hosts, user, key, known_hosts here, or tunnel: direct"):
+        parse_site_config(local, "site.yaml")
 
 
 def test_all_faults_are_told_at_once() -> None:

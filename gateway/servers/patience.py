@@ -1,0 +1,24 @@
+"""How long, and how often, is waited for what. Seconds, where nothing else is said."""
+
+#: For which a cluster that does not answer is asked again to take a job.
+SUBMIT_PATIENCE = 600.0
+#: Between two listings that must both lack a job before a submit of unknown outcome is tried again.
+SETTLE_GAP = 5.0
+#: For which a submit may still be under way on the login node after its answer was lost.
+SUBMIT_MAY_TAKE = 75.0
+#: After which a start that was expected, and did not come, is no longer waited for with fast polls.
+OVERDUE = 60.0
+#: Between two cancels of a job that is still there.
+CANCEL_AGAIN = 15.0
+#: Between two requests that ask whether a ready server still answers.
+PROBE_READY = 30.0
+#: Until a silent server is asked again: the first time, and at most.
+PROBE_WAITING, PROBE_SLOWEST = 1.0, 5.0
+#: That a server may take to answer.
+PROBE_TIMEOUT = 5.0
+#: How many requests in a row must fail before a ready server counts as unreachable.
+SILENCES_TO_BELIEVE = 2
+#: How often, and how far apart, the removal of an ended server's files is tried.
+CLEAN_TRIES, CLEAN_AGAIN = 10, 30.0
+#: Between two writes of what happened on the way; and of the same, if it happens again and again.
+TIMELINE_EVERY, SAME_AGAIN = 1.0, 60.0

@@ -1,0 +1,100 @@
+"""What is seen of one server's job: in the cluster's listings, and by its owner."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from gateway.decide import LISTINGS_TO_BELIEVE, Sighting
+from gateway.errors import GatewayError
+from gateway.model import JobId, JobStatus, Listing, Server, job_name
+from gateway.servers.cluster import Cluster, News
+
+log = logging.getLogger(__name__)
+
+
+class Sights:
+    """Looks for one server's job, and counts how often the same was seen.
+
+    Args:
+        server: Whose job.
+        instance: This gateway's name in the names of its jobs.
+        cluster: Where it runs.
+        news: What the cluster's scheduler says.
+    """
+
+    def __init__(self, server: Server, instance: str, cluster: Cluster, news: News) -> None:
+        self._name = job_name(instance, server.id)
+        self._owner = cluster.queue.owner(server.user)
+        self._cluster = cluster
+        self._news = news
+        self._judged = news.begun
+        self._absent = 0
+        self._absent_since = 0.0
+        self._ended = 0
+
+    def forget(self) -> None:
+        """Count only listings that begin from now on."""
+        self._judged = self._news.begun
+        self._absent = self._ended = 0
+
+    def listing(self) -> Listing | None:
+        """Return the newest good listing if it has not been looked at, and is not from before `forget`."""
+        if self._news.number <= self._judged:
+            return None
+        self._judged = self._news.number
+        return self._news.listing
+
+    def found(self, listing: Listing) -> JobId | None:
+        """Return the job of a submit whose outcome is unknown, if a listing has it."""
+        jobs = listing.named(self._name, self._owner)
+        return jobs[0].job_id if jobs else None
+
+    def absent_for(self, seconds: float) -> bool:
+        """Count one more listing without the job; return whether there are enough, far enough apart."""
+        self._absent += 1
+        if self._absent == 1:
+            self._absent_since = time.monotonic()
+        return self._absent >= LISTINGS_TO_BELIEVE and time.monotonic() - self._absent_since >= seconds
+
+    async def of(self, server: Server, listing: Listing) -> Sighting:
+        """Return what a listing says of the server's job; another one of its name is cancelled.
+
+        Raises:
+            GatewayError: The other one cannot be cancelled.
+        """
+        jobs = listing.named(self._name, self._owner)
+        job = next((job for job in jobs if job.job_id == server.job_id), None)
+        for other in jobs:
+            if other.job_id != server.job_id and not other.state.ended:
+                log.warning("%s job %s has the same name and is cancelled", server, other.job_id)
+                await self._cluster.queue.cancel(server.user, server.id, other.job_id)
+        self._absent = self._absent + 1 if job is None else 0
+        ended = job is not None and job.state.ended
+        self._ended = self._ended + 1 if ended else 0
+        why = self._cluster.scheduler.why(job) if job else ""
+        return Sighting(job, max(self._absent, self._ended, 1), why)
+
+    async def by_its_owner(self, server: Server) -> JobStatus | None:
+        """Return an unlisted job as its owner sees it: a site may hide it from the service account.
+
+        Raises:
+            GatewayError: Nothing is known; it can be tried again.
+        """
+        try:
+            listing = await self._cluster.queue.own_listing(server.user, server.id, self._name)
+        except GatewayError as error:
+            if error.transient:
+                raise
+            log.warning("%s its owner cannot be asked for the job: %s", server, error)
+            return None
+        jobs = listing.named(self._name, self._owner)
+        job = next((job for job in jobs if server.job_id in (None, job.job_id)), None)
+        if job is not None and not job.state.ended:
+            log.error("%s the service account cannot see the job: let it see all jobs (PrivateData)", server)
+        return job
+
+    def seen_after_all(self, job: JobStatus) -> Sighting:
+        """Return the sighting of a job that only its owner sees."""
+        self._absent = 0
+        return Sighting(job, LISTINGS_TO_BELIEVE, self._cluster.scheduler.why(job))
