@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from playwright.sync_api import Browser, Locator, Page, Playwright, Request
+from playwright.sync_api import Browser, Locator, Page, Playwright, Request, expect
 
 from tests.lab import Lab, environment
 
@@ -53,14 +53,15 @@ PRINTED_BY_KERNEL = """(code) => new Promise((resolve, reject) => {
 
 
 @contextmanager
-def launch(playwright: Playwright, lab: Lab) -> Iterator[Browser]:
-    """Start Chromium with an empty profile; of untrusted certificates it takes the gateway's key alone."""
+def launch(playwright: Playwright, certificate: Path) -> Iterator[Browser]:
+    """Start Chromium with an empty profile; of untrusted certificates it takes this one's key alone."""
+    trusted = f"--ignore-certificate-errors-spki-list={_key_hash(certificate)}"
     browser = playwright.chromium.launch(
         executable_path=PROGRAM,
         headless=True,
         args=[
             *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"),
-            *("--disable-component-update", f"--ignore-certificate-errors-spki-list={_key_hash(lab)}"),
+            *("--disable-component-update", trusted),
         ],
     )
     try:
@@ -69,18 +70,19 @@ def launch(playwright: Playwright, lab: Lab) -> Iterator[Browser]:
         browser.close()
 
 
-class Person:
-    """Somebody with a browser of their own. ``page`` is their first tab.
+class Visitor:
+    """Somebody with a browser of their own, where all share one origin. ``page`` is their first tab.
 
     Args:
         browser: The running Chromium.
-        lab: The lab with the gateway.
+        url: Where the gateway is, with a slash at the end.
         name: Who it is.
+        password: Theirs.
         options: Of Playwright's ``Browser.new_context``.
     """
 
-    def __init__(self, browser: Browser, lab: Lab, name: str, **options: Any) -> None:
-        self.lab, self.name = lab, name
+    def __init__(self, browser: Browser, url: str, name: str, password: str, **options: Any) -> None:
+        self.url, self.name, self.password = url, name, password
         self.context = browser.new_context(**{"viewport": DESK, **options})
         self.context.set_default_timeout(PATIENCE)
         self.requests: list[str] = []
@@ -102,7 +104,7 @@ class Person:
         page = self.context.new_page()
 
         def note(message: Any) -> None:
-            if message.type in ("error", "warning") and page.url.startswith(self.lab.url):
+            if message.type in ("error", "warning") and page.url.startswith(self.url):
                 self.complaints.append(f"{page.url}: {message.text}")
 
         page.on("console", note)
@@ -112,12 +114,16 @@ class Person:
 
     def hub(self, path: str) -> str:
         """Return the address of a page of the hub; ``path`` is as in ``home``."""
-        return f"{self.lab.url}hub/{path}"
+        return f"{self.url}hub/{path}"
 
     def server(self, owner: str | None = None, path: str = "lab") -> str:
         """Return an address in a person's default server."""
         owner = owner or self.name
-        return f"{self.lab.url.replace('://', f'://{owner}.')}user/{owner}/{path}"
+        return f"{self.origin(owner)}user/{owner}/{path}"
+
+    def origin(self, owner: str) -> str:
+        """Return where a person's servers are, with a slash at the end."""
+        return self.url
 
     # --- what one does ---
 
@@ -126,7 +132,7 @@ class Person:
         if not self.page.url.startswith(self.hub("login")):
             self.page.goto(self.hub("login"))
         self.page.get_by_label("User name").fill(self.name)
-        self.page.get_by_label("Password").fill(password or self.lab.passwords[self.name])
+        self.page.get_by_label("Password").fill(password or self.password)
         self.page.get_by_role("button", name="Log in", exact=True).click()
 
     def start(self, partition: str = "debug", walltime: str = "10m") -> None:
@@ -153,11 +159,6 @@ class Person:
         page.goto(self.hub("wait"))
         page.locator(".phase").get_by_text(says, exact=True).wait_for()
 
-    def jobs(self, format: str = "%i") -> list[str]:  # noqa: A002  # as squeue(1) calls it
-        """Return this person's jobs, as ``squeue --format`` writes them."""
-        words = ["squeue", "--noheader", f"--user={self.name}", f"--format={format}"]
-        return self.lab.run("login", words, check=True).stdout.splitlines()
-
     # --- what one sees ---
 
     def screenshot(self, name: str, page: Page | None = None) -> None:
@@ -180,6 +181,43 @@ class Person:
                 return
             self.page.keyboard.press("Tab")
         raise AssertionError(f"{wanted} is not reached by Tab")
+
+
+class Person(Visitor):
+    """Somebody at the lab's gateway, where each has an origin.
+
+    Args:
+        browser: The running Chromium.
+        lab: The lab with the gateway.
+        name: Who it is.
+        options: Of Playwright's ``Browser.new_context``.
+    """
+
+    def __init__(self, browser: Browser, lab: Lab, name: str, **options: Any) -> None:
+        super().__init__(browser, lab.url, name, lab.passwords[name], **options)
+        self.lab = lab
+
+    def origin(self, owner: str) -> str:
+        """Return where a person's servers are, with a slash at the end."""
+        return self.lab.url.replace("://", f"://{owner}.")
+
+    def jobs(self, format: str = "%i") -> list[str]:  # noqa: A002  # as squeue(1) calls it
+        """Return this person's jobs, as ``squeue --format`` writes them."""
+        words = ["squeue", "--noheader", f"--user={self.name}", f"--format={format}"]
+        return self.lab.run("login", words, check=True).stdout.splitlines()
+
+
+def run_first_cell(page: Page, code: str) -> str:
+    """Make a notebook from JupyterLab's launcher, run ``code`` in its first cell, return its output."""
+    page.locator(".jp-LauncherCard[data-category=Notebook]").first.click()
+    # The status bar has its name only once the kernel is there; without it Shift+Enter asks which to take.
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    cell = page.locator(".jp-Notebook .jp-Cell .cm-content").first
+    cell.click()
+    page.keyboard.type(code)
+    expect(cell).to_have_text(code)
+    page.keyboard.press("Shift+Enter")
+    return page.locator(".jp-Notebook .jp-OutputArea-output").first.inner_text().strip()
 
 
 def computes(page: Page) -> str:
@@ -205,7 +243,7 @@ class Stopwatch:
         print(f"{time.monotonic() - self._began:6.2f} s  {what}")
 
 
-def _key_hash(lab: Lab) -> str:
-    certificate = x509.load_pem_x509_certificate((lab.state / "tls/gateway.pem").read_bytes())
+def _key_hash(path: Path) -> str:
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return base64.b64encode(hashlib.sha256(key).digest()).decode("ascii")
