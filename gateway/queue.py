@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
 from gateway.auth import DENIED_NAMES
 from gateway.errors import (
+    ConfigError,
     Forbidden,
     GatewayError,
     LoginNodeRefused,
@@ -25,7 +27,7 @@ from gateway.model import SERVER_ID, USER_NAME, Command, Completed, JobId, JobSt
 from gateway.schedulers import Scheduler
 from gateway.script import Exit, read_exit
 from gateway.siteconfig import SiteConfig
-from gateway.ssh.runner import AnswerLost, Runner
+from gateway.ssh.runner import AnswerLost, NotBegun, Runner, Users
 
 #: Names in one status command: Linux takes at most 128 KiB in one word (MAX_ARG_STRLEN).
 _NAMES_AT_ONCE = 4000
@@ -33,6 +35,8 @@ _NAMES_AT_ONCE = 4000
 _LAUNCHES = 6
 #: sudo's and the shell's own exit statuses when the launcher never ran.
 _NEVER_RAN = (1, 126, 127)
+#: Exit statuses of a shell that finds no launcher, or one that refuses the gateway's words.
+_NO_LAUNCHER = (126, 127, LauncherStatus.USAGE, LauncherStatus.REFUSED)
 #: What timeout(1) makes of a command that it ended.
 _ENDED_BY_LIMIT = (124, 137)
 
@@ -61,6 +65,12 @@ class Ending:
     exit: Exit | None
     log_tail: str
 
+    @property
+    def words(self) -> str:
+        """What is known, but for the log."""
+        left = f"{self.exit.word}, exit status {self.exit.status}" if self.exit else "nothing"
+        return f"the scheduler says {self.state or 'nothing'}, the job itself {left}"
+
 
 class Queue:
     """The queue of one cluster.
@@ -70,15 +80,22 @@ class Queue:
         scheduler: What to run there, and how to read it.
         runner: Runs it on the login node.
         allowance: How long it may take.
+        users: What runs the launcher as each user, for ``act_as: certificate``.
     """
 
     def __init__(
-        self, site: SiteConfig, scheduler: Scheduler, runner: Runner, allowance: Allowance | None = None
+        self,
+        site: SiteConfig,
+        scheduler: Scheduler,
+        runner: Runner,
+        allowance: Allowance | None = None,
+        users: Users | None = None,
     ) -> None:
         self._site = site
         self._scheduler = scheduler
         self._runner = runner
         self._allowance = allowance or Allowance()
+        self._users = users
         self._launches = asyncio.Semaphore(_LAUNCHES)
 
     def __repr__(self) -> str:
@@ -234,22 +251,54 @@ class Queue:
         ]
 
     async def _launch(self, user: str, verb: str, server_id: str, text: bytes) -> Completed:
-        """Run the launcher as ``user``: the installed one by sudo, or its text as the service account."""
-        login = self._site.login
+        """Run the launcher for ``user``, as whom it must run."""
         if not USER_NAME.fullmatch(user) or user in DENIED_NAMES:
             raise Forbidden(f"the gateway never acts for the account {user!r}")
         if not SERVER_ID.fullmatch(server_id):
             raise ValueError(f"not a server id: {server_id!r}")
+        timeout = self._allowance.scheduler + self._allowance.launcher
+        async with self._launcher(user) as (runner, words):
+            try:
+                return await runner.run(Command((*words, verb, server_id)), stdin=text, timeout=timeout)
+            except NotBegun as error:
+                raise LoginNodeRefused(str(error), self._public(error.shell_status)) from error
+
+    @asynccontextmanager
+    async def _launcher(self, user: str) -> AsyncIterator[tuple[Runner, tuple[str, ...]]]:
+        """Give what runs the launcher for a user, and the words that start it there.
+
+        It is the installed one, by sudo or as the user's own forced command, or its text as the service
+        account.
+        """
+        login = self._site.login
         if login.act_as == "service":
-            words: tuple[str, ...] = ("/bin/sh", "-c", launcher_text(), "gateway-launcher", verb, server_id)
+            async with self._launches:
+                yield self._runner, ("/bin/sh", "-c", launcher_text(), "gateway-launcher")
         elif user == login.user:
             # This account may act as anybody: who submits a job as it owns all of them.
             raise Forbidden(f"the gateway never acts for its own service account {user!r}")
+        elif login.act_as == "certificate":
+            if self._users is None:
+                raise ConfigError(f"{self._site.name}: nothing here makes certificates")
+            async with self._users.as_user(user) as runner:
+                yield runner, ()
         else:
-            words = ("sudo", "-n", "-H", "-u", user, "--", login.launcher, verb, server_id)
-        timeout = self._allowance.scheduler + self._allowance.launcher
-        async with self._launches:
-            return await self._runner.run(Command(words), stdin=text, timeout=timeout)
+            async with self._launches:
+                yield self._runner, ("sudo", "-n", "-H", "-u", user, "--", login.launcher)
+
+    def _public(self, status: int) -> str | None:
+        """Return what a person can do about a shell that ended before the launcher began; None: nothing."""
+        if self._users is None or status in _NO_LAUNCHER:
+            return None
+        if status == LauncherStatus.CUT_SHORT:
+            return (
+                "A start-up file of your shell on the cluster, such as ~/.bashrc, reads standard input. "
+                "Nothing was started. Let it do so in interactive shells only, then try again."
+            )
+        return (
+            f"Your shell on the cluster ended with status {status} before the gateway began. "
+            "Nothing was started. Look for exit or exec in its start-up files (~/.bashrc), then try again."
+        )
 
 
 class _NoProgram(LoginNodeRefused):

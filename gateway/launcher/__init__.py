@@ -1,10 +1,11 @@
-"""The launcher: the one program that a site installs on a login node for the mode ``sudo``.
+"""The launcher: the one program that a site installs on a login node (``act_as: sudo``, ``certificate``).
 
 ``gateway-launcher`` beside this file is that program; ``wire`` is its standard input and output.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from importlib.resources import files
 
@@ -41,3 +42,40 @@ def sudoers_text(account: str, group: str, launcher: str) -> str:
         f"Defaults!{launcher} !log_input, !log_output\n"
         f"{account} ALL=(%{group}) NOPASSWD: {launcher}\n"
     )
+
+
+def sshd_text(group: str, addresses: Sequence[str], launcher: str, ca_file: str) -> str:
+    """Return what a site puts into sshd's configuration, for ``act_as: certificate``.
+
+    All of it is inside a Match block: the CA is trusted for these people from these addresses, for this one
+    program, and for nobody else (sshd_config(5), OpenSSH 8.2 or later).
+
+    Args:
+        group: The Unix group of the people whom the gateway may act for; without system and service accounts.
+        addresses: The gateway's IP addresses, or networks in CIDR form, as the login node sees them.
+        launcher: The absolute path of the installed launcher.
+        ca_file: The absolute path of the file with what ``gateway ca show`` prints.
+    """
+    where, address = ",".join(addresses), addresses[0].partition("/")[0]
+    return f"""\
+# The gateway logs in as members of the group {group}, from {where} only, with certificates of its own CA,
+# and runs one program. Their other ways to log in change for connections from there alone; root, and who is
+# not in the group, are not concerned. Put it at the end of /etc/ssh/sshd_config, then try:
+#     sshd -t
+#     sshd -T -C user=MEMBER,host=gateway,addr={address} | grep -e trustedusercakeys -e forcecommand
+#     sshd -T -C user=root,host=gateway,addr={address} | grep -e trustedusercakeys -e forcecommand
+# The first shows the file and the program, the second "none" twice. Then reload sshd. A certificate is for
+# the one user whom it names, unless AuthorizedPrincipalsFile or -Command, set elsewhere, says otherwise.
+Match User *,!root Group {group} Address {where}
+    TrustedUserCAKeys {ca_file}
+    AuthenticationMethods publickey
+    ForceCommand {launcher} --ssh
+    PermitTTY no
+    PermitUserRC no
+    PermitTunnel no
+    AllowTcpForwarding no
+    AllowStreamLocalForwarding no
+    AllowAgentForwarding no
+    X11Forwarding no
+Match all
+"""

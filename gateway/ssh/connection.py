@@ -10,7 +10,7 @@ import secrets
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
@@ -23,8 +23,8 @@ from gateway.model import Command, Completed
 from gateway.siteconfig import Login
 from gateway.ssh import remote
 from gateway.ssh.known_hosts import address
-from gateway.ssh.runner import AnswerLost
-from gateway.ssh.transport import Limits, connect
+from gateway.ssh.runner import AnswerLost, NotBegun
+from gateway.ssh.transport import Identity, KeyFile, Limits, connect
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +39,20 @@ class LoginNode:
     Args:
         login: Where, as whom, with which key and known host keys.
         limits: How long things may take.
+        identity: Who logs in, if it is not the service account.
+        sent: What is sent for a command: ``remote.by_shell``, or ``remote.by_launcher``.
     """
 
-    def __init__(self, login: Login, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        login: Login,
+        limits: Limits | None = None,
+        identity: Identity | None = None,
+        sent: Callable[..., remote.Sent] = remote.by_shell,
+    ) -> None:
         self._login = login
+        self._identity = identity or KeyFile(login.user, login.key)
+        self._sent = sent
         self._limits = limits or Limits()
         self._threads = ThreadPoolExecutor(self._limits.sessions, thread_name_prefix="login-node")
         self._lock = threading.Lock()
@@ -64,7 +74,7 @@ class LoginNode:
         state = "connected" if self._link and self._link.alive else "not connected"
         if self._closing.is_set():
             state = "closed"
-        return f"<LoginNode {self._login.user}@{hosts} {state}>"
+        return f"<LoginNode {self._identity.user}@{hosts} {state}>"
 
     async def aclose(self) -> None:
         """Close the connection and end what runs on it. A second call does nothing."""
@@ -87,8 +97,8 @@ class LoginNode:
             raise LoginNodeUnreachable(f"{self!r} is closed")
         nonce = secrets.token_hex(16)
         limit = max(1, math.ceil(timeout))
-        program = remote.program(command, stdin=stdin, limit=limit, nonce=nonce)
-        call = _Call(program, remote.Answer(nonce, self._limits.output), limit + self._limits.grace)
+        sent = self._sent(command, stdin=stdin, limit=limit, nonce=nonce)
+        call = _Call(sent, remote.Answer(nonce, self._limits.output), limit + self._limits.grace)
         try:
             # Cancelling the future of a call that runs does not end its thread: cancel() does.
             return await asyncio.wrap_future(self._threads.submit(self._perform, call, time.monotonic()))
@@ -137,7 +147,7 @@ class LoginNode:
             error = self._failure[1]
             raise type(error)(str(error), error.public)
         try:
-            transport = connect(self._login, self._limits, self._closing)
+            transport = connect(self._login, self._limits, self._closing, self._identity)
         except GatewayError as error:
             self._failure = (time.monotonic(), error)
             raise
@@ -172,13 +182,13 @@ class _Call:
     """One command on its way. ``cancel`` may come from another thread at any time.
 
     Args:
-        program: What is sent.
+        sent: What is sent.
         answer: Takes what comes back.
         limit: Seconds until the channel is closed, answer or not.
     """
 
-    def __init__(self, program: bytes, answer: remote.Answer, limit: float) -> None:
-        self._program = program
+    def __init__(self, sent: remote.Sent, answer: remote.Answer, limit: float) -> None:
+        self._sent = sent
         self._answer = answer
         self._limit = limit
         self._lock = threading.Lock()
@@ -199,6 +209,7 @@ class _Call:
         Raises:
             LoginNodeUnreachable: No session could be opened: nothing ran.
             AnswerLost: The program was sent, the whole answer did not come.
+            NotBegun: The shell ended before it began.
         """
         channel = _session(transport, limits)
         # paramiko waits for the answer to "exec" without a limit; closing the channel ends that wait too.
@@ -219,12 +230,12 @@ class _Call:
 
     def _send(self, channel: paramiko.Channel) -> None:
         try:
-            channel.exec_command(remote.EXEC)
+            channel.exec_command(self._sent.words)
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise LoginNodeUnreachable(f"no shell on the login node: {error}") from error
         try:
             channel.settimeout(self._limit)
-            channel.sendall(self._program)
+            channel.sendall(self._sent.stdin)
             channel.shutdown_write()
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise AnswerLost(f"the connection broke while a command was sent: {error}") from error
@@ -241,7 +252,16 @@ class _Call:
             self._answer.feed(stdout=stdout, stderr=stderr)
             if ended and not stdout and not stderr:
                 break
+        self._check_begun(channel)
         return self._answer.completed()
+
+    def _check_begun(self, channel: paramiko.Channel) -> None:
+        """Tell a shell that has ended of itself, and orderly, from an answer that was lost."""
+        if self._answer.begun or not channel.eof_received:
+            return
+        channel.status_event.wait(2)  # sshd may say it after the end of the output
+        if channel.exit_status >= 0:  # -1: not said, a signal, or a connection that died
+            raise NotBegun(channel.exit_status, self._answer.noise)
 
 
 def _session(transport: paramiko.Transport, limits: Limits) -> paramiko.Channel:

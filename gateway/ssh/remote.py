@@ -6,6 +6,10 @@ group, so that a program cut short by a broken connection is a syntax error and 
 0.5.12, bash 5.2). Its data is a quoted here-document: dash reads its standard input in blocks, so data that
 just followed the program would be swallowed.
 
+Where sshd runs the launcher by a ForceCommand, the words are the launcher's own, and its standard input
+begins with a line that asks for the frame. It starts by way of the user's login shell: a start-up file that
+reads standard input takes that line, and then nothing runs.
+
 Both output streams are framed by lines with a nonce. What comes before is a shell's noise; an answer without
 its last line is no answer.
 """
@@ -14,12 +18,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 
-from gateway.model import Command, Completed
+from gateway.model import SERVER_ID, Command, Completed
 from gateway.ssh.runner import AnswerLost
 
 #: The words of the SSH "exec" request.
 EXEC = "exec /bin/sh"
+_LAUNCHERS_WORDS = re.compile(rf"version|[a-z]+ {SERVER_ID.pattern}", re.ASCII)
 
 _PROGRAM = b"""{
 LC_ALL=C PATH=/usr/bin:/bin:/usr/sbin:/sbin
@@ -35,6 +41,37 @@ printf '\\n%%s %%s\\n' gw1-end-%(nonce)s "$status" >&2
 exit 0
 }
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What goes to the login node: the words of the SSH "exec" request, then standard input."""
+
+    words: str
+    stdin: bytes
+
+
+def by_shell(command: Command, *, stdin: bytes, limit: int, nonce: str) -> Sent:
+    """Return what makes a login shell run ``command``: see ``program``."""
+    return Sent(EXEC, program(command, stdin=stdin, limit=limit, nonce=nonce))
+
+
+def by_launcher(command: Command, *, stdin: bytes, limit: int, nonce: str) -> Sent:
+    """Return what makes a launcher that is sshd's ForceCommand do as it is told.
+
+    Args:
+        command: The launcher's words: a verb and an ID, or "version".
+        stdin: The launcher's sections.
+        limit: Whole seconds after which it is ended.
+        nonce: Lower-case hexadecimal, new for every call.
+
+    Raises:
+        ValueError: These are no such words.
+    """
+    words = " ".join(command.words)
+    if not _LAUNCHERS_WORDS.fullmatch(words):
+        raise ValueError(f"not the launcher's words: {command.words}")
+    return Sent(words, b"gw1 frame %s %d\n%s" % (nonce.encode(), limit, stdin))
 
 
 def program(command: Command, *, stdin: bytes, limit: int, nonce: str) -> bytes:
@@ -86,6 +123,14 @@ class _Stream:
         return len(self._data)
 
     @property
+    def begun(self) -> bool:
+        return self._begin.search(self._data) is not None
+
+    @property
+    def noise(self) -> str:
+        return " ".join(bytes(self._data[-400:]).decode("utf-8", "replace").split())
+
+    @property
     def status(self) -> int | None:
         return int(self._found[1]) if self._found else None
 
@@ -125,6 +170,16 @@ class Answer:
     def complete(self) -> bool:
         """Whether the last line of both streams is there."""
         return self._stdout.status is not None and self._stderr.status is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first line of a stream is there: before it, nothing runs."""
+        return self._stdout.begun or self._stderr.begun
+
+    @property
+    def noise(self) -> str:
+        """The end of what came, on one line, for the log."""
+        return self._stderr.noise or self._stdout.noise
 
     def completed(self) -> Completed:
         """Return what the command did. Bytes that are not UTF-8 become U+FFFD.

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.errors import GatewayError, LoginNodeUnreachable
+from gateway.errors import GatewayError, LoginNodeRefused, LoginNodeUnreachable
 from gateway.model import Command, Completed
 
 
 class AnswerLost(LoginNodeUnreachable):
     """The command was sent and may have run, but its whole answer did not come back."""
+
+
+class NotBegun(LoginNodeRefused):
+    """The login node took the command's words and ended without running it.
+
+    Args:
+        status: The exit status of the shell there.
+        said: The end of what it printed.
+    """
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"the login node ran nothing (exit status {status}): {said}")
+        self.shell_status = status
 
 
 class Runner(Protocol):
@@ -35,7 +49,19 @@ class Runner(Protocol):
             AnswerLost: The command may have run; what it did is not known.
             LoginNodeUnreachable: The command did not run.
             HostKeyRefused: The login node's key is not the known one; nothing was sent.
-            LoginNodeRefused: The login node does not let the gateway in.
+            LoginNodeRefused: The login node does not let the gateway in, or runs nothing for it.
+        """
+        ...
+
+
+class Users(Protocol):
+    """The login node as each of its users: there a runner's command is the launcher's words, ``VERB ID``."""
+
+    def as_user(self, user: str) -> AbstractAsyncContextManager[Runner]:
+        """Give what runs the launcher as this user, for as long as the block lasts.
+
+        Raises:
+            Forbidden: The gateway never acts for an account of this name.
         """
         ...
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import random
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import paramiko
 
 from gateway.errors import GatewayError, HostKeyRefused, LoginNodeRefused, LoginNodeUnreachable
 from gateway.siteconfig import Login
+from gateway.ssh.authority import UserCertificate
 from gateway.ssh.known_hosts import HostKey, KnownHosts, address
 
 _log = logging.getLogger(__name__)
@@ -36,30 +40,99 @@ class Limits:
     output: int = 16 * 2**20
 
 
+class Identity(Protocol):
+    """Who logs in. ``str()`` is what errors call the key."""
+
+    @property
+    def user(self) -> str:
+        """The account on the login node."""
+        ...
+
+    def key(self) -> paramiko.PKey:
+        """Return the key for one connection; it may block.
+
+        Raises:
+            GatewayError: There is none.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """An account whose private key is a file."""
+
+    user: str
+    path: Path
+
+    def __str__(self) -> str:
+        return f"the key {self.path}"
+
+    def key(self) -> paramiko.PKey:
+        """Return the key.
+
+        Raises:
+            LoginNodeRefused: It cannot be used.
+        """
+        try:
+            return paramiko.PKey.from_path(self.path)
+        except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType) as error:
+            raise LoginNodeRefused(f"the key {self.path} cannot be used: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A user whom the gateway's own CA vouches for, anew at each connection."""
+
+    user: str
+    certify: Callable[[str], UserCertificate]
+
+    def __str__(self) -> str:
+        return (
+            f"a certificate for {self.user} (on the login node: is this CA in TrustedUserCAKeys, {self.user} "
+            "in the Match block's group, this host its Address, and the clock right? sshd's log says which)"
+        )
+
+    def key(self) -> paramiko.PKey:
+        """Return a new key with its certificate.
+
+        Raises:
+            Forbidden, ConfigError: There is none for this user.
+        """
+        certified = self.certify(self.user)
+        key = paramiko.ECDSAKey(vals=(certified.key, certified.key.public_key()))
+        key.load_certificate(paramiko.Message(base64.b64decode(certified.line.split()[1])))
+        return key
+
+
 def quiet_library_log(level: int = logging.CRITICAL) -> None:
     """Set how much paramiko logs: it prints tracebacks for errors that were caught and dealt with."""
     logging.getLogger("paramiko").setLevel(level)
 
 
-def connect(login: Login, limits: Limits, closing: threading.Event) -> paramiko.Transport:
+def connect(
+    login: Login, limits: Limits, closing: threading.Event, identity: Identity | None = None
+) -> paramiko.Transport:
     """Return a connection, logged in, to the first of the login nodes that answers.
 
     Args:
-        login: Where, as whom and with which key.
+        login: Where, as whom and with which key, and which host keys are known.
         limits: How long each step may take.
         closing: Ends the waiting between two tries.
+        identity: Who logs in, if it is not the service account.
 
     Raises:
         HostKeyRefused: A login node's key is not the known one.
         LoginNodeRefused: The key or the account is not accepted, or the key cannot be read.
         LoginNodeUnreachable: None answers.
+        Forbidden, ConfigError: There is no certificate for this user.
     """
     known = _known_hosts(login.known_hosts)
-    key = _private_key(login.key)
+    identity = identity or KeyFile(login.user, login.key)
+    key = identity.key()
     failures = []
     for host in login.hosts:
         try:
-            return _patiently(login, host, key, known, limits, closing)
+            return _patiently(login, identity, host, key, known, limits, closing)
         except LoginNodeUnreachable as error:
             failures.append(str(error))
     raise LoginNodeUnreachable("; ".join(failures))
@@ -67,6 +140,7 @@ def connect(login: Login, limits: Limits, closing: threading.Event) -> paramiko.
 
 def _patiently(
     login: Login,
+    identity: Identity,
     host: str,
     key: paramiko.PKey,
     known: KnownHosts,
@@ -76,7 +150,7 @@ def _patiently(
     """Connect to one host, again if it drops the connection before its banner (sshd's MaxStartups)."""
     for attempt in range(_BANNER_TRIES):
         try:
-            return _open(login, host, key, known, limits)
+            return _open(login, identity, host, key, known, limits)
         except _NoBanner as error:
             failure = error
         if closing.wait(random.uniform(0.2, 0.6) * 2**attempt):  # noqa: S311  (jitter, no secret)
@@ -89,33 +163,53 @@ class _NoBanner(GatewayError):
 
 
 def _open(
-    login: Login, host: str, key: paramiko.PKey, known: KnownHosts, limits: Limits
+    login: Login, identity: Identity, host: str, key: paramiko.PKey, known: KnownHosts, limits: Limits
 ) -> paramiko.Transport:
     name = address(host, login.port)
-    where = f"{login.user}@{name}"
+    where = f"{identity.user}@{name}"
     transport = None
     try:
-        transport = paramiko.Transport(_socket(host, login.port, limits))
-        transport.banner_timeout = transport.handshake_timeout = limits.connect
-        transport.auth_timeout = limits.connect
-        _prefer(transport, known.types(name))
-        transport.start_client(timeout=limits.connect)
+        transport = handshake(host, login.port, known.types(name), limits)
         shown = transport.get_remote_server_key()
         known.check(name, HostKey(shown.get_name(), shown.get_base64()))
-        if transport.auth_publickey(login.user, key):
+        if transport.auth_publickey(identity.user, key):
             raise LoginNodeRefused(f"{where}: the key was accepted, but the host asks for more than a key")
         transport.set_keepalive(limits.keepalive)
     except BaseException as error:
         if transport is not None:
             transport.close()
-        raise _translated(error, where, login) from error
+        raise _translated(error, where, identity) from error
     _log.info("connected to %s", where)
     return transport
 
 
-def _translated(error: BaseException, where: str, login: Login) -> BaseException:
+def handshake(host: str, port: int, types: tuple[str, ...], limits: Limits) -> paramiko.Transport:
+    """Return a connection on which keys have been exchanged: nobody is logged in, the host key not checked.
+
+    Args:
+        host: The login node.
+        port: sshd's.
+        types: The types of host key to ask for first.
+        limits: How long each step may take.
+
+    Raises:
+        SSHException, OSError, EOFError: There is none.
+    """
+    transport = paramiko.Transport(_socket(host, port, limits))
+    try:
+        transport.banner_timeout = transport.handshake_timeout = limits.connect
+        transport.auth_timeout = limits.connect
+        _prefer(transport, types)
+        transport.start_client(timeout=limits.connect)
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+def _translated(error: BaseException, where: str, identity: Identity) -> BaseException:
     if isinstance(error, paramiko.AuthenticationException):
-        return LoginNodeRefused(f"{where}: the key {login.key} is not accepted ({error})")
+        return LoginNodeRefused(f"{where}: {identity} is not accepted ({error})")
     if isinstance(error, paramiko.SSHException):
         kind = _NoBanner if "protocol banner" in str(error) else LoginNodeUnreachable
         return kind(f"{where}: {error or type(error).__name__}")
@@ -147,10 +241,3 @@ def _known_hosts(path: Path) -> KnownHosts:
         return KnownHosts.parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
     except OSError as error:
         raise HostKeyRefused(f"the known host keys in {path} cannot be read: {error.strerror}") from error
-
-
-def _private_key(path: Path) -> paramiko.PKey:
-    try:
-        return paramiko.PKey.from_path(path)
-    except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType) as error:
-        raise LoginNodeRefused(f"the key {path} cannot be used: {error}") from error

@@ -63,6 +63,14 @@ applications:
     requeue: true
 """
 
+#: The same cluster once more, where the gateway's certificates let it act.
+CERTIFICATE_CONFIG = (
+    SITE_CONFIG.replace("name: lab\n", "name: labcert\n", 1)
+    .replace("title: The lab's cluster", "title: The lab's cluster, by certificate", 1)
+    .replace("act_as: sudo", "act_as: certificate\n  source_addresses: [10.77.0.1]", 1)
+    .replace("tunnel:", "tunnel:\n  masters: 1", 1)
+)
+
 
 def gateway_config(port: int) -> str:
     """Return gateway_config.py: everything that the gateway needs to know of the lab.

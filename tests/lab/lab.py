@@ -25,7 +25,6 @@ from tests.lab.daemons import Daemon
 from tests.lab.nodes import LabError, Node, Process, end_processes, start_node, wait_until
 
 LAUNCHER = environment.REPOSITORY / "gateway/launcher/gateway-launcher"
-LAUNCHER_PATH = "/usr/local/sbin/gateway-launcher"
 _STATE_PATH = re.compile(r"/[A-Za-z0-9_./-]+")
 
 
@@ -137,7 +136,8 @@ class Lab:
         network.connect(self.nodes)
         self.install_launcher()
         with ThreadPoolExecutor() as pool:
-            parts = [pool.submit(part) for part in (self._start_cluster, self._start_directory)]
+            starts = (self._start_cluster, self._start_directory, self._make_authority)
+            parts = [pool.submit(part) for part in starts]
             self._start_forwarder(listening)
             for part in parts:
                 part.result()
@@ -174,6 +174,10 @@ class Lab:
             words = ["slapadd", "-n", number, "-F", "/var/lib/slapd.d"]
             self.hub.run(words, user="openldap", input=content, check=True)
         self.slapd.start()
+
+    def _make_authority(self) -> None:
+        """Make the gateway's SSH CA; sshd reads its public key at each login."""
+        self.trust_authority(self.gateway_ca("init"))
 
     def _start_forwarder(self, listening: socket.socket) -> None:
         reserve = f"net.ipv4.ip_local_reserved_ports={self.port}"  # no outgoing connection may take it
@@ -269,7 +273,7 @@ class Lab:
         source = path or LAUNCHER
         if not source.exists():
             return False
-        self._install(source.read_text(), LAUNCHER_PATH, "755")
+        self._install(source.read_text(), staging.LAUNCHER_PATH, "755")
         return True
 
     def change_host_key(self) -> str:
@@ -283,6 +287,21 @@ class Lab:
 
     def _install(self, text: str, path: str, mode: str) -> None:
         self.login.run(["install", "-m", mode, "/dev/stdin", path], input=text, check=True)
+
+    def gateway_ca(self, *words: str) -> str:
+        """Run ``gateway ca WORDS…`` on the hub's node and return what it prints.
+
+        Raises:
+            LabError: It failed.
+        """
+        done = self.gateway_command("ca", *words, "-f", gateway.CONFIG)
+        if done.returncode:
+            raise LabError(f"gateway ca {' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    def trust_authority(self, keys: str) -> None:
+        """Install the public keys of the gateway's SSH CA on the login node."""
+        self._install(keys, staging.CA_FILE, "644")
 
     def trust_host_key(self) -> None:
         """Write the login node's present host key into the gateway's known_hosts."""
@@ -339,10 +358,11 @@ class Lab:
         return self.state / "hub/gateway.log"
 
     def write_gateway_config(self, site: str = gateway.SITE_CONFIG) -> None:
-        """Write the gateway's config and the cluster's site config."""
+        """Write the gateway's config and the cluster's site configs; ``site`` is the one for ``sudo``."""
         uid = BY_NAME["gateway"].uid
         write_private(self.state / "hub/gateway_config.py", gateway.gateway_config(self.port), uid)
         write_private(self.state / "hub/sites/lab.yaml", site, uid)
+        write_private(self.state / "hub/sites/labcert.yaml", gateway.CERTIFICATE_CONFIG, uid)
 
     def gateway_command(self, *words: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run ``gateway WORDS…`` on the hub's node as the gateway's user."""

@@ -11,12 +11,17 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gateway.launcher import sshd_text
 from tests.lab import accounts, certificates, directory
 from tests.lab.accounts import HUB, PEOPLE, SERVICES, own, write_private
 
 NODES = {"login": "cluster", "cn1": "cluster", "cn2": "cluster", "hub": "hub"}
 COMPUTE_NODES = ("cn1", "cn2")
 HOST = "gw.localhost"
+#: The hub, as the login node sees it, and what the login node has of the gateway.
+HUB_ADDRESS = "10.77.0.1"
+LAUNCHER_PATH = "/usr/local/sbin/gateway-launcher"
+CA_FILE = "/etc/ssh/gateway-ca.pub"
 _FILES = Path(__file__).with_name("files")
 _GATEWAY = accounts.BY_NAME["gateway"].uid
 _CLUSTER_HOSTS = """\
@@ -76,6 +81,8 @@ def _stage_cluster(state: Path, passwords: Mapping[str, str]) -> None:
     accounts.write_accounts(etc, everybody, people, cluster_group=True)
     accounts.make_homes(state / "home", everybody)
     _copy(etc, "ssh", ["sshd_config"])
+    with (etc / "ssh/sshd_config").open("a") as config:
+        config.write(sshd_text(accounts.CLUSTER_GROUP[0], [HUB_ADDRESS], LAUNCHER_PATH, CA_FILE))
     _copy(etc, "slurm", ["slurm.conf", "gres.conf", "job_submit.lua"])
     (etc / "sudoers.d").mkdir()
     shutil.copyfile(_FILES / "sudoers", etc / "sudoers.d/lab")

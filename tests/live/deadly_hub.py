@@ -8,7 +8,7 @@ PLAN is a JSON file, read anew whenever something could end the hub:
   along the lifecycle's table ("queued/started"), "submit", "cancel", "remove" or "forward".
 - ``go``: whether the hub may die.
 - ``orders``: after how many orders to HAProxy the hub dies.
-- ``life``: other values for constants of gateway.servers.life: patience that no test has.
+- ``life``: other values for constants of gateway.servers.patience, which no test has.
 
 One death serves many servers: each waits at its point. When all are there, those whose moment is "after" do
 their act, and then the hub dies: for each of them it died right before or right after that act.
@@ -30,7 +30,7 @@ from gateway.cli import main
 from gateway.dataplane.masters import Masters
 from gateway.dataplane.runtime import CommandLine
 from gateway.queue import Queue
-from gateway.servers import life
+from gateway.servers import patience
 from gateway.store import ServerStore
 
 STEP = 0.02
@@ -127,9 +127,9 @@ def run(plan: str, *words: str) -> int:
     fate = Fate(Path(plan))
     patch(fate)
     for name, value in fate.plan.get("life", {}).items():
-        if not hasattr(life, name):
+        if not hasattr(patience, name):
             raise AttributeError(name)
-        setattr(life, name, value)
+        setattr(patience, name, value)
     return main(words[words.index("gateway.cli") + 1 :])
 
 

@@ -182,7 +182,7 @@ def test_a_directory_that_hangs_holds_nobody_up_who_does_not_need_it(hub: Lab, a
         ({"gpus": "1"}, "debug has no GPUs."),
         ({"account": "proj3"}, "There is no account 'proj3'. There is: proj1, proj2."),
         ({"application": "rm"}, "There is no application 'rm'. There is: lab, lab-requeue."),
-        ({"cluster": "other"}, "There is no cluster 'other'. There is: lab."),
+        ({"cluster": "other"}, "There is no cluster 'other'. There is: lab, labcert."),
     ],
 )
 def test_what_the_form_does_not_offer_is_refused_and_nothing_begins(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import re
@@ -17,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from gateway.auth import DENIED_NAMES
-from gateway.launcher import LauncherStatus, launcher_text, sudoers_text
+from gateway.launcher import LauncherStatus, launcher_text, sshd_text, sudoers_text
 from gateway.launcher.wire import read_exited, read_files, sections
-from gateway.model import Completed
+from gateway.model import Command, Completed
+from gateway.ssh.remote import Answer, by_launcher
 
 ID = "abcdefgh23"
 UID = 54321
@@ -377,6 +379,113 @@ def test_root_system_accounts_and_accounts_without_a_name_are_refused(tmp_path: 
 
 def test_anybody_may_ask_for_the_version(account: Account) -> None:
     assert re.fullmatch(r"gateway-launcher \d+\n", account.launch("version").stdout)
+
+
+# --- as sshd's forced command ---------------------------------------------------------------------
+
+
+def by_ssh(account: Account, request: str, stdin: bytes, **environment: str) -> Completed:
+    return account.launch("--ssh", stdin=stdin, SSH_ORIGINAL_COMMAND=request, **environment)
+
+
+def framed(done: Completed, nonce: str = "0a1b") -> Completed:
+    answer = Answer(nonce)
+    answer.feed(stdout=done.stdout.encode(), stderr=done.stderr.encode())
+    return answer.completed()
+
+
+def sent(verb: str, stdin: bytes, limit: int = 20) -> tuple[str, bytes]:
+    request = by_launcher(Command((verb, ID)), stdin=stdin, limit=limit, nonce="0a1b")
+    return request.words, request.stdin
+
+
+def test_sshd_runs_what_the_request_says_and_the_answer_is_framed(account: Account) -> None:
+    run = [("bin", str(account.root / "bin").encode()), ("limit", b"5"), ("word", b"scancel"), ("word", b"1")]
+    done = by_ssh(account, *sent("run", sections(run)))
+    assert done.status == 0
+    assert read_exited(framed(done)) == Completed(0, "4711\n", "")
+    refused = framed(by_ssh(account, *sent("remove", sections([("statedir", b"relative")]))))
+    assert refused.status == LauncherStatus.USAGE
+    assert refused.stderr == "gateway-launcher: the state directory is not absolute\n"
+    version = by_ssh(account, "version", b"gw1 frame 0a1b 5\n")
+    assert re.fullmatch(r"gateway-launcher \d+\n", framed(version).stdout)
+
+
+def test_what_a_start_up_file_prints_is_no_part_of_the_answer(account: Account) -> None:
+    done = by_ssh(account, *sent("remove", sections([("statedir", b"~/.gateway")])))
+    noisy = Completed(0, f"Welcome!\ngw1 end\n{done.stdout}", f"module: not found{done.stderr}")
+    assert read_files(framed(noisy)) == {}
+
+
+def test_what_a_start_up_file_sets_changes_no_job(account: Account) -> None:
+    (account.root / "bin" / "scancel").write_text('#!/bin/sh\nenv; echo "$HOME"\n')
+    run = [("bin", str(account.root / "bin").encode()), ("limit", b"5"), ("word", b"scancel")]
+    done = framed(by_ssh(account, *sent("run", sections(run)), SBATCH_PARTITION="gpu", CDPATH="/", IFS="1"))
+    assert "SBATCH" not in done.stdout
+    assert "SSH_" not in done.stdout
+    exited = read_exited(done)
+    assert exited is not None
+    assert exited.stdout.endswith(f"\n{account.home}\n")
+
+
+def test_an_input_of_which_a_start_up_file_has_read_some_does_nothing(account: Account) -> None:
+    account.submit()
+    request, stdin = sent("remove", sections([("statedir", b"~/.gateway")]))
+    for eaten in (1, 10, 18, 30, len(stdin)):
+        done = by_ssh(account, request, stdin[eaten:])
+        assert (done.status, done.stdout) == (LauncherStatus.CUT_SHORT, ""), stdin[eaten:]
+        assert "start-up file" in done.stderr
+    assert account.state.exists()
+
+
+def test_a_request_for_anything_else_is_refused(account: Account) -> None:
+    stdin = b"gw1 frame 0a1b 5\n" + sections([("statedir", b"~/.gateway")])
+    odd_ids = ("", " ", "more abcdefgh23", f"{ID} more", f" {ID}", f"{ID}\nid", "../../etc/x", "$(id)", "*")
+    for request in ("", "sh", "--ssh", "version; id", f"shell {ID}", *(f"remove {odd}" for odd in odd_ids)):
+        done = by_ssh(account, request, stdin)
+        assert (done.status, done.stdout) == (LauncherStatus.REFUSED, ""), request
+
+
+def test_an_odd_frame_is_refused(account: Account) -> None:
+    for frame in ("gw1 frame x;y 5", "gw1 frame  5", "gw1 frame 0a 0", "gw1 frame 0a 5 5"):
+        stdin = f"{frame}\n".encode() + sections([("statedir", b"~/.gateway")])
+        done = by_ssh(account, f"remove {ID}", stdin)
+        assert (done.status, done.stdout) == (LauncherStatus.USAGE, ""), frame
+
+
+def test_a_request_that_takes_too_long_is_ended(account: Account) -> None:
+    (account.home / "slow").touch()
+    run = [("bin", str(account.root / "bin").encode()), ("limit", b"2"), ("word", b"sbatch")]
+    assert framed(by_ssh(account, *sent("run", sections(run), limit=1))).status == 124
+
+
+def test_sudo_does_not_reach_what_is_meant_for_sshd(account: Account) -> None:
+    done = by_ssh(account, "version", b"gw1 frame 0a1b 5\n", SUDO_USER="svc")
+    assert done.status == LauncherStatus.REFUSED
+
+
+@pytest.mark.skipif(not Path("/usr/sbin/sshd").exists(), reason="needs sshd")
+def test_sshd_accepts_the_printed_lines_and_they_concern_nobody_else(tmp_path: Path) -> None:
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True, timeout=20
+    )
+    group = grp.getgrgid(os.getgid()).gr_name
+    text = sshd_text(group, ["192.0.2.10", "2001:db8::/64"], "/opt/gw/launcher", "/etc/ssh/ca.pub")
+    config = tmp_path / "sshd_config"
+    config.write_text(f"HostKey {tmp_path}/key\n{text}PermitTunnel yes\n")
+
+    def effective(user: str, address: str) -> set[str]:
+        words = ["/usr/sbin/sshd", "-T", "-f", str(config), "-C", f"user={user},host=x,addr={address}"]
+        return set(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines())
+
+    here, trust = pwd.getpwuid(os.getuid()).pw_name, "trustedusercakeys /etc/ssh/ca.pub"
+    for address in ("192.0.2.10", "2001:db8::1", "192.0.2.11", "2001:db9::1"):
+        assert trust not in effective("root", address)
+    if here != "root":
+        inside = effective(here, "192.0.2.10")
+        assert {trust, "forcecommand /opt/gw/launcher --ssh", "permittty no", "permittunnel no"} <= inside
+        assert trust in effective(here, "2001:db8::1")
+        assert trust not in effective(here, "192.0.2.11")
 
 
 def test_whom_the_launcher_denies_the_hub_denies_too() -> None:

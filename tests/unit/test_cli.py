@@ -14,8 +14,11 @@ import pytest
 
 from gateway import __version__
 from gateway.cli import main
+from gateway.errors import ConfigError
 from gateway.model import User
+from gateway.parts import user_nodes
 from gateway.pki import Authority
+from gateway.siteconfig import parse_site_config
 from gateway.store import Database, SessionStore
 
 SITE = """\
@@ -87,7 +90,9 @@ def test_the_version_is_the_packages(console: Console) -> None:
     assert console.output("--version") == f"gateway {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["", "run", "check", "render", "launcher", "token", "db", "db upgrade"])
+@pytest.mark.parametrize(
+    "command", ["", "run", "check", "render", "launcher", "ca", "token", "db", "db upgrade"]
+)
 def test_each_command_tells_what_it_does(console: Console, command: str) -> None:
     text = console.output(*command.split(), "--help")
     assert text.startswith(f"usage: gateway {command}".rstrip())
@@ -137,6 +142,11 @@ def test_a_gateway_that_cannot_start_says_why_and_makes_nothing(
             "directory server 'ldaps://directory/': write it as HOST",
         ),
         ("c.Ldap.user_base = 'people'", "DN 'people': "),
+        (
+            "c.Ldap.user_dn = 'uid={{name}},dc=example,dc=org'",
+            "remove c.Ldap.reader_dn and c.Ldap.reader_password_file, or remove c.Ldap.user_dn",
+        ),
+        ("c.Ldap.reader_dn = ''", "set c.Ldap.reader_dn: Who looks people up, if user_dn is not set."),
         ("c.Gateway.public_url = 'http://gw/'", "public_url: http://gw/: write it as https://"),
         ("c.Gateway.site_dir = '{0}/none'", "there is no site config (*.yaml) in this directory"),
         ("c.Gateway.state_dir = '{0}/tls.pem'", "/tls.pem cannot be used: File exists"),
@@ -281,6 +291,78 @@ def test_the_sudoers_lines_name_account_group_and_path(console: Console) -> None
 def test_what_would_be_syntax_in_a_sudoers_file_is_refused(console: Console, option: str, word: str) -> None:
     said = console.fault("launcher", "--sudoers", option, word)
     assert said == f"{word!r} cannot stand in a sudoers file."
+
+
+def test_the_lines_for_sshd_name_group_addresses_and_files(console: Console) -> None:
+    words = ("--sshd", "--group", "hpc-users", "--path", "/opt/gw/launcher", "--ca-file", "/etc/ssh/gw.pub")
+    text = console.output("launcher", *words, "--address", "192.0.2.10", "--address", "2001:db8::/64")
+    lines = [line.strip() for line in text.splitlines() if not line.startswith("#")]
+    assert lines[0] == "Match User *,!root Group hpc-users Address 192.0.2.10,2001:db8::/64"
+    assert lines[-1] == "Match all"
+    for line in (
+        "TrustedUserCAKeys /etc/ssh/gw.pub",
+        "ForceCommand /opt/gw/launcher --ssh",
+        "PermitTTY no",
+        "AllowTcpForwarding no",
+        "AllowStreamLocalForwarding no",
+        "AllowAgentForwarding no",
+        "PermitTunnel no",
+        "PermitUserRC no",
+    ):
+        assert line in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "Name the gateway's address, as the login nodes see it: --address 192.0.2.10"),
+        (("--address", "gw.example.org"), "--address gw.example.org: "),
+        (("--address", "192.0.2.1/24"), "--address 192.0.2.1/24: "),
+        (("--address", "192.0.2.1", "--group", "a,b"), "'a,b' cannot stand in sshd's configuration."),
+        (("--address", "192.0.2.1", "--ca-file", "/x y"), "'/x y' cannot stand in sshd's configuration."),
+    ],
+)
+def test_what_would_be_syntax_in_sshds_configuration_is_refused(
+    console: Console, words: tuple[str, ...], sentence: str
+) -> None:
+    assert console.fault("launcher", "--sshd", *words).startswith(sentence)
+
+
+# --- ca -------------------------------------------------------------------------------------------------
+
+
+def test_a_ca_is_made_shown_and_replaced(console: Console) -> None:
+    config = ("-f", str(console.config))
+    made = console.output("ca", "init", *config)
+    assert console.output("ca", "show", *config) == made
+    rotated = console.output("ca", "rotate", *config)
+    assert rotated.startswith(made)
+    (new,) = set(public_keys(rotated)) - set(public_keys(made))
+    finished = console.output("ca", "rotate", "--finish", *config)
+    assert public_keys(finished) == [new, *public_keys(made)]
+    assert "PRIVATE" not in made + rotated + finished
+
+
+def public_keys(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_steps_of_a_ca_out_of_turn_say_which_comes_first(console: Console) -> None:
+    config = ("-f", str(console.config))
+    assert "gateway ca init" in console.fault("ca", "show", *config)
+    assert "gateway ca init" in console.fault("ca", "rotate", *config)
+    console.output("ca", "init", "--type", "ed25519", *config)
+    assert "gateway ca rotate" in console.fault("ca", "init", *config)
+    assert "gateway ca rotate" in console.fault("ca", "rotate", "--finish", *config)
+
+
+def test_a_site_that_wants_certificates_needs_a_ca(console: Console) -> None:
+    site = parse_site_config(SITE.replace("act_as: sudo", "act_as: certificate"), "cascade.yaml")
+    with pytest.raises(ConfigError, match="gateway ca init"):
+        user_nodes(site, console.state, "aaaaaa")
+    console.output("ca", "init", "-f", str(console.config))
+    assert user_nodes(site, console.state, "aaaaaa") is not None
+    assert user_nodes(parse_site_config(SITE, "cascade.yaml"), console.state, "aaaaaa") is None
 
 
 # --- token, db ------------------------------------------------------------------------------------------

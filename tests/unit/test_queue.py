@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from gateway.queue import Ending, Queue
 from gateway.schedulers.slurm import Slurm
 from gateway.script import Exit, ExitWord
 from gateway.siteconfig import SiteConfig
-from gateway.ssh.runner import AnswerLost, Replay
+from gateway.ssh.runner import AnswerLost, NotBegun, Replay, Runner
 
 ID = "abcdefgh23"
 FILES: Mapping[str, bytes] = {"script": b"#!/bin/sh\n", "token": b"s3cret"}
@@ -53,6 +54,26 @@ def site(act_as: str = "sudo") -> SiteConfig:
 def queue(*answers: Completed | GatewayError, act_as: str = "sudo") -> tuple[Queue, Replay]:
     replay = Replay(answers)
     return Queue(site(act_as), Slurm(), replay), replay
+
+
+class Certified:
+    """The login node as each user: notes who it was."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.users: list[str] = []
+        self._runner = runner
+
+    @asynccontextmanager
+    async def as_user(self, user: str) -> AsyncIterator[Runner]:
+        self.users.append(user)
+        yield self._runner
+
+
+def by_certificate(*answers: Completed | GatewayError) -> tuple[Queue, Replay, Certified]:
+    """Return a queue, what runs as its users and who they were; the service account has nothing to run."""
+    replay = Replay(answers)
+    users = Certified(replay)
+    return Queue(site("certificate"), Slurm(), Replay([]), users=users), replay, users
 
 
 def names(count: int) -> list[str]:
@@ -86,6 +107,44 @@ async def test_without_sudo_the_launcher_is_sent_along_and_the_jobs_are_the_serv
     assert words == ("/bin/sh", "-c", launcher_text(), "gateway-launcher", "submit", ID)
     assert subject.owner("alice") == "svc"
     assert queue()[0].owner("alice") == "alice"
+
+
+async def test_with_certificates_the_users_themselves_are_asked_to_run_the_launcher() -> None:
+    subject, replay, users = by_certificate(Completed(0, "4711\ngw1 exited 0\n"))
+    assert await subject.submit("alice", ID, FILES) == JobId("4711")
+    assert replay.calls[0].command.words == ("submit", ID)
+    assert replay.calls[0].stdin.endswith(b"gw1 file:token 6\ns3cretgw1 end 0\n")
+    assert users.users == ["alice"]
+    assert subject.owner("alice") == "alice"
+
+
+async def test_with_certificates_nobody_is_certified_who_must_not_act() -> None:
+    subject, _, users = by_certificate()
+    for user in ("root", "slurm", "svc", "alice\n"):
+        with pytest.raises(Forbidden):
+            await subject.submit(user, ID, FILES)
+    assert not users.users
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (65, "A start-up file of your shell on the cluster, such as ~/.bashrc, reads standard input."),
+        (0, "Your shell on the cluster ended with status 0 before the gateway began."),
+        (1, "Your shell on the cluster ended with status 1 before the gateway began."),
+        (126, LoginNodeRefused.default_public),
+        (127, LoginNodeRefused.default_public),
+        (77, LoginNodeRefused.default_public),
+    ],
+)
+async def test_a_shell_that_ends_before_the_launcher_begins_is_told_to_who_can_mend_it(
+    status: int, sentence: str
+) -> None:
+    subject, _, _ = by_certificate(NotBegun(status, "gateway-launcher: words"))
+    with pytest.raises(LoginNodeRefused) as caught:
+        await subject.submit("alice", ID, FILES)
+    assert caught.value.public.startswith(sentence)
+    assert f"exit status {status}): gateway-launcher: words" in str(caught.value)
 
 
 @pytest.mark.parametrize(
