@@ -1,0 +1,443 @@
+"""The doctor's own ways: what its steps conclude, in which order they are taken, and how it is printed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from traitlets.config import Config
+
+import gateway
+from gateway.config import Settings
+from gateway.doctor import certificate, show
+from gateway.doctor.check import Check, Finding, Status, any_of, not_ok, ok, skipped, warning, worst
+from gateway.doctor.disk import explain
+from gateway.doctor.here import read_ports, read_skew
+from gateway.doctor.job import NOT_TAKEN, refusal
+from gateway.doctor.logins import silent_or_worst
+from gateway.doctor.patient import Patient
+from gateway.doctor.people import People
+from gateway.doctor.slurm import compare, read_limit, read_settings, read_slices
+from gateway.doctor.walk import Step, in_thread, walk
+from gateway.errors import QueueUnreachable
+from gateway.launcher import launcher_text
+from gateway.model import Completed
+from gateway.siteconfig import Partition, parse_site_config
+from gateway.ssh.runner import Replay
+from tests.unit.test_cli import Console, console
+
+__all__ = ["console"]  # a fixture
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+PEM = Path("/etc/gateway/tls.pem")
+
+
+def found(finding: Finding) -> Callable[[], Awaitable[Finding]]:
+    async def examine() -> Finding:
+        return finding
+
+    return examine
+
+
+def ignore(_: Check) -> None:
+    """Report nothing."""
+
+
+# --- taking steps -----------------------------------------------------------------------------------------
+
+
+async def test_what_needs_a_step_that_is_not_ok_is_skipped_and_says_because_of_which() -> None:
+    steps = [
+        Step("key", found(warning("loose", "chmod 600"))),
+        Step("login", found(not_ok("no", "do")), ("key",)),
+        Step("launcher", found(ok("there")), ("login",)),
+        Step("act as", found(ok("there")), ("launcher",)),
+        Step("clock", found(ok("right"))),
+    ]
+    checks = {check.name: check.finding for check in await walk(steps, ignore)}
+    assert [finding.status for finding in checks.values()] == [
+        "warning",
+        "not ok",
+        "skipped",
+        "skipped",
+        "ok",
+    ]
+    assert checks["launcher"].seen == "because login is not ok"
+    assert checks["act as"].seen == "because launcher was skipped"
+
+
+async def test_steps_that_do_not_need_each_other_are_taken_at_once_and_reported_in_order() -> None:
+    async def slow() -> Finding:
+        await asyncio.sleep(0.05)
+        return ok("slow")
+
+    names: list[str] = []
+    begun = time.monotonic()
+    await walk([Step(f"s{n}", slow) for n in range(20)], lambda check: names.append(check.name))
+    assert time.monotonic() - begun < 0.5
+    assert names == [f"s{n}" for n in range(20)]
+
+
+async def test_a_step_that_hangs_is_named_and_costs_no_more_than_its_limit() -> None:
+    async def hang() -> Finding:
+        return await in_thread(lambda: time.sleep(1) or ok("late"))  # type: ignore[func-returns-value]
+
+    begun = time.monotonic()
+    (check,) = await walk([Step("directory", hang, within=0.05)], ignore)
+    assert check.finding.status is Status.NOT_OK
+    assert check.finding.seen == "no answer within 0.05 s"
+    assert time.monotonic() - begun < 0.5
+
+
+async def test_a_step_that_breaks_is_not_ok_and_the_others_go_on() -> None:
+    async def refused() -> Finding:
+        raise QueueUnreachable("squeue: no")
+
+    async def broken() -> Finding:
+        raise RuntimeError("oh")
+
+    checks = await walk([Step("a", refused), Step("b", broken), Step("c", found(ok("fine")))], ignore)
+    assert [check.finding.status for check in checks] == ["not ok", "not ok", "ok"]
+    assert checks[0].finding.seen == "squeue: no"
+    assert "RuntimeError: oh" in checks[1].finding.seen
+
+
+async def test_a_step_after_others_waits_for_them_however_they_go() -> None:
+    order: list[str] = []
+
+    async def answered() -> Finding:
+        await asyncio.sleep(0.02)
+        order.append("answered")
+        return not_ok("no", "")
+
+    async def cancelled() -> Finding:
+        order.append("cancelled")
+        return ok("cancelled")
+
+    checks = await walk([Step("answered", answered), Step("cancel", cancelled, after=("answered",))], ignore)
+    assert order == ["answered", "cancelled"]
+    assert checks[1].finding.status is Status.OK
+
+
+def test_of_several_hosts_one_that_works_makes_the_others_a_warning() -> None:
+    bad, good = not_ok("login2 is down", "start it"), ok("login1")
+    assert worst([good, bad]).status is Status.NOT_OK
+    assert any_of([good, bad]) == warning("login2 is down", "start it")
+    assert any_of([bad, bad]).status is Status.NOT_OK
+    assert any_of([good, good]).status is Status.OK
+
+
+def test_a_login_node_that_shows_a_wrong_key_is_not_ok_although_another_is_fine() -> None:
+    silent, wrong, good = warning("login2 is silent", "ask"), not_ok("another key", "compare"), ok("login1")
+    assert silent_or_worst([silent, good]).status is Status.WARNING
+    assert silent_or_worst([silent, silent]).status is Status.NOT_OK
+    assert silent_or_worst([wrong, good]).status is Status.NOT_OK
+
+
+# --- printing ---------------------------------------------------------------------------------------------
+
+CHECKS = [
+    Check("haproxy", ok("2.6.12"), 0.1),
+    Check("lab: login", not_ok("svc is not let in", "ssh-keygen KEY\nssh -v login"), 2.04),
+    Check("lab: clock", skipped("because lab: login is not ok")),
+]
+
+
+def test_a_step_is_a_line_and_below_it_what_to_type() -> None:
+    assert [show.line(check) for check in CHECKS] == [
+        "ok      haproxy: 2.6.12",
+        "NOT OK  lab: login: svc is not let in (2.04 s)\n        → ssh-keygen KEY\n          ssh -v login",
+        "skipped lab: clock: because lab: login is not ok",
+    ]
+    assert show.summary(CHECKS, 2.3) == "1 ok, 1 not ok, 1 skipped; 2.3 s"
+    assert not show.all_ok(CHECKS)
+
+
+def test_the_same_in_json() -> None:
+    read = json.loads(show.document(CHECKS, 2.3))
+    assert read["ok"] is False
+    assert read["checks"][1] == {
+        "name": "lab: login",
+        "status": "not ok",
+        "seen": "svc is not let in",
+        "mend": "ssh-keygen KEY\nssh -v login",
+        "seconds": 2.04,
+    }
+
+
+def test_a_configuration_that_cannot_be_read_is_the_one_step_that_is_not_ok(console: Console) -> None:
+    console.configure("c.Gateway.bind = [")
+    status, out, err = console.run("doctor", "-f", str(console.config))
+    assert (status, err) == (1, "")
+    assert out.splitlines()[0].endswith("gateway_config.py:4: '[' was never closed")
+    assert "→ Correct " in out
+    assert "skipped everything else: because configuration is not ok" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["doctor", "cascde"], "There is no cluster cascde; there is cascade."),
+        (["doctor", "--user", "Root!"], "'Root!' is not an account's name."),
+        (["doctor", "--job"], "Whose job? Name somebody who may use the gateway: --job --user NAME."),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_one_sentence(
+    console: Console, words: list[str], sentence: str
+) -> None:
+    assert console.fault(*words, "-f", str(console.config)) == sentence
+
+
+# --- the certificate --------------------------------------------------------------------------------------
+
+
+def pem(names: list[str], *, ends: datetime = NOW + timedelta(days=60), other_key: bool = False) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gw")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - timedelta(days=90))
+        .not_valid_after(ends)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    kept = ec.generate_private_key(ec.SECP256R1()) if other_key else key
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return made.public_bytes(serialization.Encoding.PEM) + kept.private_bytes(*form)
+
+
+def test_a_certificate_and_its_key_are_one_pair() -> None:
+    good = pem(["gw.example.org"])
+    assert certificate.pair(good, PEM).status is Status.OK
+    assert "does not belong" in certificate.pair(pem(["gw.example.org"], other_key=True), PEM).seen
+    head, begin, rest = good.partition(b"-----BEGIN PRIVATE KEY")
+    assert "no private key" in certificate.pair(head, PEM).seen
+    assert "no certificate" in certificate.pair(begin + rest, PEM).seen
+
+
+def test_a_wildcard_stands_for_one_label_and_not_for_a_wildcard() -> None:
+    both = ["gw.example.org", "*.gw.example.org"]
+    assert certificate.covers(pem(both), both, PEM).status is Status.OK
+    assert certificate.covers(pem(["*.example.org"]), ["gw.example.org"], PEM).status is Status.OK
+    refused = certificate.covers(pem(["*.example.org"]), both, PEM)
+    assert refused.seen == f"{PEM} is for *.example.org, not for *.gw.example.org"
+    assert "layout = 'single'" in refused.mend
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [(60, Status.OK), (13, Status.WARNING), (-1, Status.NOT_OK)],
+)
+def test_a_certificate_is_to_be_renewed_two_weeks_before_its_end(ends: int, status: Status) -> None:
+    made = pem(["gw"], ends=NOW + timedelta(days=ends))
+    assert certificate.lasts(made, NOW, PEM).status is status
+    assert certificate.lasts(made, NOW - timedelta(days=91), PEM).status is Status.NOT_OK
+
+
+# --- the login node ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "meaning", "mend"),
+    [
+        (
+            "cannot create directory '/h': Read-only file system",
+            "mounted read-only",
+            "findmnt -T ~ann/.gateway",
+        ),
+        ("dd: error writing: Disk quota exceeded", "the quota of ann is used up", "quota -s -u ann"),
+        ("No space left on device", "is full", "df -h ~ann/.gateway"),
+        ("cannot create directory: Key has expired", "Kerberos or AFS", "login.state_dir: /scratch/%u"),
+        ("Required key not available", "Kerberos or AFS", "site.yaml"),
+        ("cannot create directory '/h': Permission denied", "root_squash", "namei -l ~ann/.gateway"),
+        (
+            "cannot create directory '/h/a': No such file or directory",
+            "does not exist",
+            "mkhomedir_helper ann",
+        ),
+        ("Stale file handle", "the file server does not answer", "findmnt"),
+        ("something new", "cannot be written", "ls -ld"),
+    ],
+)
+def test_why_a_state_directory_cannot_be_written_is_told_apart(words: str, meaning: str, mend: str) -> None:
+    said = explain(words, "~/.gateway", "ann", "site.yaml")
+    assert meaning in said[0]
+    assert mend in said[1]
+
+
+def test_a_clock_that_is_off_by_more_than_half_a_minute_is_told() -> None:
+    assert read_skew(29.0, 0.01, "login").status is Status.OK
+    assert read_skew(-31.0, 0.01, "login").seen == "the clock of login is 31 s behind this host's"
+    assert read_skew(33.0, 5.0, "login").status is Status.OK  # it may be the network
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ephemeral", "status"),
+    [
+        ((20000, 29999), (32768, 60999), Status.OK),
+        ((30000, 40000), (32768, 60999), Status.WARNING),
+        ((20000, 20050), (32768, 60999), Status.WARNING),
+        ((30000, 40000), None, Status.OK),
+    ],
+)
+def test_ports_that_the_kernel_hands_out_or_too_few_of_them_are_told(
+    wanted: tuple[int, int], ephemeral: tuple[int, int] | None, status: Status
+) -> None:
+    assert read_ports(wanted, ephemeral, "site.yaml").status is status
+
+
+def test_what_the_scheduler_said_of_the_comment_is_found_in_the_jobs_log() -> None:
+    log = (
+        "Unspecified error for job 2\n[I 2026-11-23 ServerApp] Serving notebooks\n"
+        f"2026-11-23 16:31:42 gateway: {NOT_TAKEN}; trying again\n"
+    )
+    assert refusal(log) == "Unspecified error for job 2"
+    assert refusal("2026-11-23 16:31:42 gateway: listening on cn1:20000\n") == ""
+    wrapper = Path(gateway.__file__).parent / "templates/batch/wrapper.sh.j2"
+    assert NOT_TAKEN in wrapper.read_text()
+
+
+# --- Slurm ------------------------------------------------------------------------------------------------
+
+SINFO = """\
+debug|up|1:00:00|4|4000
+debug|up|1:00:00|8|8000+
+long|up|2-00:00:00|4|4000
+any|up|infinite|4|4000
+short|up|10:00|4|4000
+old|drain|30:00|4|4000
+a row that makes no sense
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("10:00", 10),
+        ("1:00:00", 60),
+        ("2-00:00:00", 2880),
+        ("1-12:30:00", 2190),
+        ("30", 30),
+        ("infinite", None),
+    ],
+)
+def test_slurms_limits_are_read_as_minutes(text: str, minutes: int | None) -> None:
+    assert read_limit(text) == minutes
+
+
+@pytest.mark.parametrize(
+    ("name", "walltime", "cores", "status", "words"),
+    [
+        ("debug", "1h", 8, Status.OK, "debug"),
+        ("any", "30d", 4, Status.OK, "any"),
+        ("long", "2d", 4, Status.OK, "long"),
+        ("short", "1h", 4, Status.NOT_OK, "the form offers 1 hour, and Slurm allows 10 minutes"),
+        ("dbug", "1h", 4, Status.NOT_OK, "no partition dbug"),
+        ("debug", "1h", 9, Status.WARNING, "the form offers 9 cores, and its largest node has 8"),
+        ("old", "30m", 4, Status.WARNING, "old is down"),
+    ],
+)
+def test_a_partition_is_compared_with_what_slurm_says_of_it(
+    name: str, walltime: str, cores: int, status: Status, words: str
+) -> None:
+    wanted = Partition.model_validate(
+        {"name": name, "max_walltime": walltime, "max_cores": cores, "max_memory": "4000M"}
+    )
+    finding = compare(wanted, read_slices(SINFO), "site.yaml")
+    assert finding.status is status
+    assert words in finding.seen
+
+
+def test_settings_of_slurm_are_read_by_name() -> None:
+    text = "Configuration data as of 2026\nPrivateData      = jobs,usage\nSlurmdPort       = 6818\n"
+    assert read_settings(text) == {"PrivateData": "jobs,usage", "SlurmdPort": "6818"}
+
+
+# --- sudo -------------------------------------------------------------------------------------------------
+
+SITE = parse_site_config(
+    """\
+version: 1
+name: cascade
+title: Cascade
+scheduler: slurm
+login: {hosts: [login1], user: svc, key: /etc/k, known_hosts: /etc/h, act_as: sudo}
+partitions:
+  - {name: short, max_walltime: 1h, max_cores: 4, max_memory: 8G}
+applications:
+  - {name: lab, title: JupyterLab, command: [jupyter, lab]}
+""",
+    "site.yaml",
+)
+LISTED = "User svc may run:\n    (%people) NOPASSWD: /usr/local/sbin/gateway-launcher\n"
+BROKEN = LISTED.replace("NOPASSWD: ", "NOPASSWD:\n        ")
+PASSWORD = Completed(1, stderr="sudo: a password is required\n")
+
+
+def people(*answers: Completed) -> People:
+    settings = Settings(Config(), "gateway_config.py")
+    return People(Patient(SITE, "site.yaml", Replay(answers), "ann", Path("/nowhere"), settings))
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        (Completed(0, LISTED), Status.OK, "svc may run it as (%people)"),
+        (Completed(0, BROKEN), Status.OK, "svc may run it as (%people)"),
+        (Completed(0, LISTED.replace("NOPASSWD", "SETENV: NOPASSWD")), Status.OK, "(%people)"),
+        (Completed(0, LISTED.replace("%people", "ALL : ALL")), Status.NOT_OK, "as root too"),
+        (Completed(0, LISTED.replace("gateway-launcher", "other")), Status.NOT_OK, "does not list it"),
+        (PASSWORD, Status.NOT_OK, "a password is required"),
+        (Completed(127), Status.NOT_OK, "there is no sudo on login1"),
+    ],
+)
+async def test_what_sudo_lists_for_the_service_account_is_judged(
+    answer: Completed, status: Status, words: str
+) -> None:
+    finding = await people(answer).sudo()
+    assert finding.status is status
+    assert words in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [(PASSWORD, Status.OK), (Completed(77), Status.WARNING), (Completed(64), Status.NOT_OK)],
+)
+async def test_acting_as_root_has_to_be_refused_by_sudo_better_than_by_the_launcher(
+    answer: Completed, status: Status
+) -> None:
+    assert (await people(answer).root_refused()).status is status
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "status"),
+    [
+        ("755", "0", Status.OK),
+        ("775", "0", Status.NOT_OK),
+        ("757", "0", Status.NOT_OK),
+        ("755", "7", Status.NOT_OK),
+    ],
+)
+async def test_a_launcher_that_others_than_root_can_change_is_not_ok(
+    mode: str, owner: str, status: Status
+) -> None:
+    path = SITE.login.launcher
+    stat = Completed(0, f"{owner} {mode} {path}\n0 755 /usr/local/sbin\n0 1777 /tmp\n0 755 /\n")
+    version = re.search(r"^VERSION=(\d+)$", launcher_text(), re.MULTILINE)
+    assert version
+    said = Completed(0, f"gateway-launcher {version[1]}\n")
+    assert (await people(stat, said).launcher()).status is status
