@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +50,17 @@ def private_settings(options: argparse.Namespace) -> Settings:
     """Return the settings for a command that works on the gateway's state: its files are nobody else's."""
     os.umask(0o077)
     return load_settings(options.config)
+
+
+def log_to_stderr(settings: Settings) -> None:
+    """Have what is logged written to standard error, as much of it as the configuration asks for."""
+    logging.basicConfig(
+        level=settings.gateway.log_level,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs statements with their values
 
 
 def say(what: object) -> None:

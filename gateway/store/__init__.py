@@ -1,7 +1,8 @@
 """What the gateway remembers: sessions, grants, tokens and servers, in a database."""
 
 from gateway.store.database import Database
-from gateway.store.servers import ServerStore, TimelineEntry
+from gateway.store.history import History, keep_short
+from gateway.store.servers import ServerStore
 from gateway.store.sessions import Code, GrantRow, Session, SessionStore
 from gateway.store.upgrade import upgrade
 
@@ -9,9 +10,10 @@ __all__ = [
     "Code",
     "Database",
     "GrantRow",
+    "History",
     "ServerStore",
     "Session",
     "SessionStore",
-    "TimelineEntry",
+    "keep_short",
     "upgrade",
 ]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
+from urllib.parse import unquote
 
 from sqlalchemy import Row, event, insert, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.sql import Select
+from sqlalchemy.sql import CompoundSelect, Select
 
 from gateway.errors import GatewayError
 from gateway.store import tables
@@ -21,10 +24,15 @@ from gateway.store import tables
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
 class DatabaseUnreachable(GatewayError):
     """The database did not answer, or not as it should."""
 
     default_public = "The gateway's database is not answering. Your jobs are untouched."
+    default_advice = "Wait a minute and load the page again."
     transient = True
     status = 503
 
@@ -32,6 +40,39 @@ class DatabaseUnreachable(GatewayError):
 def random_word(length: int) -> str:
     """Return ``length`` random characters of the alphabet that ids are written in (five bits each)."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def shown(url: str) -> str:
+    """Return a database's URL without what may be secret in it: the password and the options."""
+    try:
+        return make_url(url).set(query={}).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return "not a database's URL"
+
+
+def secrets_in(url: str) -> list[str]:
+    """Return what may be secret in a database's URL: the password, and the values of the options."""
+    found = re.findall(r"(?<=://)[^/:]*:(.*)@|[?&][^=&]*=([^&]*)", url)
+    return [unquote(secret) for pair in found for secret in pair if secret]
+
+
+def whole(write: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Have a method that writes go on to its end when its caller is cancelled, who waits for that.
+
+    A transaction that is cut off can leave SQLite locked until the garbage collector comes by (seen with
+    aiosqlite 0.22: the closed connection lives on in its cursor).
+    """
+
+    @functools.wraps(write)
+    async def call(*words: P.args, **named: P.kwargs) -> R:
+        task = asyncio.create_task(write(*words, **named))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    return call
 
 
 class Database:
@@ -56,7 +97,7 @@ class Database:
     async def __aexit__(self, *exc: object) -> None:
         await self._engine.dispose()
 
-    async def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+    async def rows(self, query: Select[Any] | CompoundSelect[Any]) -> Sequence[Row[Any]]:
         """Return all rows of ``query``.
 
         Raises:

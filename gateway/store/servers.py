@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,21 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.errors import AlreadyRunning, NotFound
 from gateway.lifecycle import Event, Phase, after
 from gateway.model import Choices, EndReason, JobId, Secrets, Server
-from gateway.store.database import Database
+from gateway.store.database import Database, whole
 from gateway.store.sealed import Seal
-from gateway.store.tables import servers, timeline
+from gateway.store.tables import servers
+from gateway.store.timeline import Timeline, write_entry
+from gateway.timeline import Entry, Happening, chosen
 
-_COLUMNS = [column for column in servers.columns if column.name != "secrets"]
-
-
-@dataclass(frozen=True, slots=True)
-class TimelineEntry:
-    """One thing that happened to a server."""
-
-    at: datetime
-    event: str
-    phase: Phase
-    text: str
+COLUMNS = [column for column in servers.columns if column.name != "secrets"]
 
 
 class ServerStore:
@@ -37,12 +29,17 @@ class ServerStore:
     Args:
         database: Where they are kept.
         seal: Encrypts their secrets.
+
+    Attributes:
+        timeline: What happens to them. The steps of their lives are written with the steps themselves.
     """
 
     def __init__(self, database: Database, seal: Seal) -> None:
         self._database = database
         self._seal = seal
+        self.timeline = Timeline(database)
 
+    @whole
     async def create(self, server: Server, secrets: Secrets) -> Server:
         """Write a new server, before anything is done for it.
 
@@ -53,11 +50,13 @@ class ServerStore:
         try:
             async with self._database.writing() as connection:
                 await connection.execute(insert(servers).values(row))
-                await _record(connection, server, "created", "")
+                asked = Entry(_now(), Happening.CREATED, server.phase, chosen(server))
+                await write_entry(connection, server.id, asked)
         except IntegrityError:
             raise AlreadyRunning(f"{server} has not ended") from None
         return server
 
+    @whole
     async def move(self, server_id: str, event: Event, text: str = "", **changes: Any) -> Server:
         """Take a server one step along the lifecycle's table, with other changes in the same transaction.
 
@@ -80,9 +79,11 @@ class ServerStore:
                 changes["secrets"] = None
             await connection.execute(update(servers).where(servers.c.id == server_id).values(_row(changes)))
             server = await _one(connection, server_id)
-            await _record(connection, server, event, text)
+            await write_entry(connection, server_id, Entry(_now(), event, server.phase, text))
+        self.timeline.grown(server_id)
         return server
 
+    @whole
     async def note(self, server_id: str, **changes: Any) -> Server:
         """Change fields of a server that are not its phase, and return it as it is now."""
         assert "phase" not in changes  # noqa: S101  a phase changes by move() alone
@@ -96,10 +97,10 @@ class ServerStore:
         Raises:
             NotFound: There is none of this id.
         """
-        row = await self._database.row(select(*_COLUMNS).where(servers.c.id == server_id))
+        row = await self._database.row(select(*COLUMNS).where(servers.c.id == server_id))
         if row is None:
             raise NotFound(f"there is no server {server_id}")
-        return _server(row)
+        return server_of(row)
 
     async def secrets(self, server_ids: Collection[str]) -> Mapping[str, Secrets]:
         """Return the secrets of those of the given servers that have not ended."""
@@ -111,13 +112,13 @@ class ServerStore:
     async def latest(self, user: str, name: str) -> Server | None:
         """Return the latest start of a person's server, whether or not it has ended."""
         query = (
-            select(*_COLUMNS)
+            select(*COLUMNS)
             .where(servers.c.user == user, servers.c.name == name)
             .order_by(servers.c.created.desc())
             .limit(1)
         )
         row = await self._database.row(query)
-        return None if row is None else _server(row)
+        return None if row is None else server_of(row)
 
     async def servers_of(self, user: str) -> Sequence[Server]:
         """Return the latest start of each of a person's servers, by name."""
@@ -128,12 +129,12 @@ class ServerStore:
             .subquery()
         )
         query = (
-            select(*_COLUMNS)
+            select(*COLUMNS)
             .join(newest, (servers.c.name == newest.c.name) & (servers.c.created == newest.c.created))
             .where(servers.c.user == user)
             .order_by(servers.c.name)
         )
-        return [_server(row) for row in await self._database.rows(query)]
+        return [server_of(row) for row in await self._database.rows(query)]
 
     async def named_servers(self, users: Collection[str], within: timedelta) -> Sequence[tuple[str, str]]:
         """Return (user, name) of these people's servers that changed lately, but for the default ones."""
@@ -144,37 +145,26 @@ class ServerStore:
 
     async def live(self, cluster: str | None = None) -> Sequence[Server]:
         """Return the servers that have not ended, of one cluster or of all."""
-        query = select(*_COLUMNS).where(servers.c.phase != Phase.ENDED.value)
+        query = select(*COLUMNS).where(servers.c.phase != Phase.ENDED.value)
         if cluster is not None:
             query = query.where(servers.c.cluster == cluster)
-        return [_server(row) for row in await self._database.rows(query)]
+        return [server_of(row) for row in await self._database.rows(query)]
 
     async def uncleaned(self, within: timedelta) -> Sequence[Server]:
         """Return the servers that ended less than ``within`` ago and whose files are still on the cluster."""
-        query = select(*_COLUMNS).where(
+        query = select(*COLUMNS).where(
             servers.c.phase == Phase.ENDED.value,
             servers.c.cleaned.is_(False),
             servers.c.changed > _now() - within,
         )
-        return [_server(row) for row in await self._database.rows(query)]
-
-    async def timeline(self, server_id: str) -> Sequence[TimelineEntry]:
-        """Return what happened to a server, in order."""
-        query = select(timeline).where(timeline.c.server_id == server_id).order_by(timeline.c.number)
-        rows = await self._database.rows(query)
-        return [TimelineEntry(row.at, row.event, Phase(row.phase), row.text) for row in rows]
+        return [server_of(row) for row in await self._database.rows(query)]
 
 
 async def _one(connection: AsyncConnection, server_id: str) -> Server:
-    row = (await connection.execute(select(*_COLUMNS).where(servers.c.id == server_id))).first()
+    row = (await connection.execute(select(*COLUMNS).where(servers.c.id == server_id))).first()
     if row is None:
         raise NotFound(f"there is no server {server_id}")
-    return _server(row)
-
-
-async def _record(connection: AsyncConnection, server: Server, event: str, text: str) -> None:
-    row = {"server_id": server.id, "at": _now(), "event": str(event), "phase": server.phase.value}
-    await connection.execute(insert(timeline).values(**row, text=text))
+    return server_of(row)
 
 
 def _row(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,8 +173,9 @@ def _row(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **words}
 
 
-def _server(row: Row[Any]) -> Server:
-    fields = dict(zip((column.name for column in _COLUMNS), row, strict=True))
+def server_of(row: Row[Any]) -> Server:
+    """Return the server in a row of ``COLUMNS``."""
+    fields = dict(zip((column.name for column in COLUMNS), row, strict=True))
     fields["choices"] = Choices(**fields["choices"])
     fields["phase"] = Phase(fields["phase"])
     fields["reason"] = EndReason(fields["reason"]) if fields["reason"] else None

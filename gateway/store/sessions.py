@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import Select
 
 from gateway.model import User
 from gateway.store.database import Database
@@ -120,15 +121,13 @@ class SessionStore:
 
     async def grants(self) -> Sequence[GrantRow]:
         """Return every grant that holds now: its session lives and its server has not ended."""
-        query = (
-            select(grants.c.cookie_hash, grants.c.server_id, grants.c.expires)
-            .join(sessions, sessions.c.hash == grants.c.session_hash)
-            .join(servers, servers.c.id == grants.c.server_id)
-            .where(grants.c.expires > _now(), sessions.c.expires > _now(), servers.c.phase != "ended")
-        )
-        return [
-            GrantRow(row.cookie_hash, row.server_id, row.expires) for row in await self._database.rows(query)
-        ]
+        rows = await self._database.rows(_holding_grants())
+        return [GrantRow(row.cookie_hash, row.server_id, row.expires) for row in rows]
+
+    async def granted(self, cookie_hash: str, server_id: str) -> bool:
+        """Return whether the browser with this grant cookie may reach this start of a server now."""
+        query = _holding_grants().where(grants.c.cookie_hash == cookie_hash, grants.c.server_id == server_id)
+        return await self._database.row(query) is not None
 
     async def add_token(self, user: User, token_hash: str, note: str, expires: datetime) -> None:
         """Remember an API token. It holds for ``user``, and for an administrator's acts if ``user`` is one.
@@ -151,6 +150,15 @@ class SessionStore:
         )
         row = await self._database.row(query)
         return None if row is None else User(row.user, row.admin)
+
+
+def _holding_grants() -> Select[Any]:
+    return (
+        select(grants.c.cookie_hash, grants.c.server_id, grants.c.expires)
+        .join(sessions, sessions.c.hash == grants.c.session_hash)
+        .join(servers, servers.c.id == grants.c.server_id)
+        .where(grants.c.expires > _now(), sessions.c.expires > _now(), servers.c.phase != "ended")
+    )
 
 
 async def _upsert_user(connection: AsyncConnection, user: User) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -157,4 +158,8 @@ timeline = Table(
     Column("event", String(16), nullable=False),
     Column("phase", String(16), nullable=False),
     Column("text", Text, nullable=False),
+    Column("detail", Text, nullable=False, server_default=text("''")),
+    Column("seconds", Float),
+    Column("times", Integer, nullable=False, server_default=text("1")),
+    Column("until", Instant),
 )

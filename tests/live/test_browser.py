@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.lab import Lab
 from tests.lab.nodes import wait_until
 from tests.live import chromium
-from tests.live.chromium import Person, Stopwatch, computes, seconds_until_closed
+from tests.live.chromium import Person, Stopwatch, computes, run_first_cell, seconds_until_closed
 
 pytestmark = pytest.mark.browser
 
@@ -31,7 +31,8 @@ def browser(lab: Lab) -> Iterator[Browser]:
         pytest.skip("the browser tests need Debian's package chromium")
     lab.start_gateway()
     chromium.SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright, chromium.launch(playwright, lab) as running:
+    certificate = lab.state / "tls/gateway.pem"
+    with sync_playwright() as playwright, chromium.launch(playwright, certificate) as running:
         yield running
 
 
@@ -51,19 +52,6 @@ def meet(browser: Browser, lab: Lab) -> Iterator[Meet]:
         if person.jobs():
             lab.run("login", ["scancel", f"--user={person.name}"])
             wait_until(lambda p=person: not p.jobs(), f"{person.name} has no job")  # type: ignore[misc]
-
-
-def run_first_cell(page: Page, code: str) -> str:
-    """Make a notebook from JupyterLab's launcher, run ``code`` in its first cell, return its output."""
-    page.locator(".jp-LauncherCard[data-category=Notebook]").first.click()
-    # The status bar has its name only once the kernel is there; without it Shift+Enter asks which to take.
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-    cell = page.locator(".jp-Notebook .jp-Cell .cm-content").first
-    cell.click()
-    page.keyboard.type(code)
-    expect(cell).to_have_text(code)
-    page.keyboard.press("Shift+Enter")
-    return page.locator(".jp-Notebook .jp-OutputArea-output").first.inner_text().strip()
 
 
 def test_from_the_login_page_to_a_cell_that_runs_on_a_compute_node(meet: Meet) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import AlreadyRunning, ConfigError, NotFound
 from gateway.lifecycle import Event, Phase, UnexpectedEvent
@@ -57,8 +59,8 @@ def sessions(database: Database) -> SessionStore:
 
 async def test_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite"
-    assert await upgrade(url) == (None, "0001")
-    assert await upgrade(url) == ("0001", "0001")
+    assert await upgrade(url) == (None, "0002")
+    assert await upgrade(url) == ("0002", "0002")
     engine = create_engine(f"sqlite:///{tmp_path}/gateway.sqlite")
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -107,7 +109,7 @@ async def test_moving_follows_the_table_and_keeps_a_timeline(servers: ServerStor
     with pytest.raises(UnexpectedEvent):
         await servers.move(SERVER.id, Event.ANSWERED)
     assert (await servers.get(SERVER.id)).phase is Phase.QUEUED
-    entries = await servers.timeline(SERVER.id)
+    entries = await servers.timeline.of(SERVER.id)
     assert [(entry.event, entry.phase) for entry in entries] == [
         ("created", Phase.INTENT),
         ("submit", Phase.SUBMITTING),
@@ -159,7 +161,10 @@ async def test_grants_end_with_their_session_and_their_server(
         await sessions.login(User("alice"), name, later)
         await sessions.add_grants(f"cookie-{name}", name, [SERVER.id], later)
     assert sorted(grant.cookie_hash for grant in await sessions.grants()) == ["cookie-s1", "cookie-s2"]
+    assert await sessions.granted("cookie-s1", SERVER.id)
+    assert not await sessions.granted("cookie-s1", "bbbbbbbbbb")
     await sessions.end_session("s1")
+    assert not await sessions.granted("cookie-s1", SERVER.id)
     assert await sessions.revocations() == [SERVER.id]
     await sessions.end_session("s1")
     await sessions.settle_revocations([SERVER.id])
@@ -167,6 +172,7 @@ async def test_grants_end_with_their_session_and_their_server(
     assert [grant.cookie_hash for grant in await sessions.grants()] == ["cookie-s2"]
     await servers.move(SERVER.id, Event.STOP)
     assert await sessions.grants() == []
+    assert not await sessions.granted("cookie-s2", SERVER.id)
 
 
 async def test_a_token_says_whose_it_is_until_it_expires(sessions: SessionStore) -> None:
@@ -181,3 +187,25 @@ async def test_a_damaged_database_is_an_error_of_ours(tmp_path: Path) -> None:
     async with Database(f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite") as database:
         with pytest.raises((DatabaseUnreachable, sqlite3.DatabaseError)):
             await database.instance()
+
+
+async def test_a_write_whose_caller_is_cancelled_is_whole_and_leaves_nothing_locked(
+    servers: ServerStore, database: Database
+) -> None:
+    await servers.create(SERVER, SECRETS)
+    began, writing = asyncio.Event(), database.writing
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[AsyncConnection]:
+        async with writing() as connection:
+            began.set()
+            await asyncio.sleep(0.05)
+            yield connection
+
+    database.writing = slow  # type: ignore[method-assign]
+    step = asyncio.create_task(servers.move(SERVER.id, Event.SUBMIT, attempts=1))
+    await began.wait()
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert (await servers.get(SERVER.id)).phase is Phase.SUBMITTING

@@ -41,7 +41,7 @@ def upgrade() -> None:
         sa.Column("message", sa.Text(), server_default=sa.text("('')"), nullable=False),
         sa.Column("native_reason", sa.Text(), server_default=sa.text("('')"), nullable=False),
         sa.Column("starts", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("cleaned", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("cleaned", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_servers")),
     )
     with op.batch_alter_table("servers", schema=None) as batch_op:

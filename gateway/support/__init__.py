@@ -1,0 +1,1 @@
+"""What helps to find out what went wrong: the past of servers, and an archive for those who help."""
