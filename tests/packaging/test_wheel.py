@@ -22,7 +22,14 @@ from gateway import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: What is not Python but read at run time: where it is here, below ``gateway/`` in the wheel.
-DATA = ("templates/batch", "templates/proxy", "templates/web", "launcher/gateway-launcher", "py.typed")
+DATA = (
+    "templates/batch",
+    "templates/proxy",
+    "templates/systemd",
+    "templates/web",
+    "launcher/gateway-launcher",
+    "py.typed",
+)
 _NOT_SOURCE = (".*", "var", "build", "dist", "*.egg-info", "__pycache__", "node_modules")
 
 #: Run by the installed gateway's Python, away from the source.

@@ -1,0 +1,32 @@
+"""``gateway tunnels``: keeps the SSH connections to the clusters, as a unit of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import TYPE_CHECKING
+
+from gateway.commands.base import add_command, add_config, log_to_stderr, private_settings
+from gateway.managed import end_tunnels, keep_tunnels
+
+if TYPE_CHECKING:
+    from gateway.commands.base import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    about = "Keep the SSH connections to the clusters for a hub with --dataplane managed."
+    parser = add_command(commands, "tunnels", _tunnels, about)
+    add_config(parser)
+    parser.add_argument(
+        "--end",
+        action="store_true",
+        help="end them instead, once nobody keeps them: they outlive the command that started them",
+    )
+
+
+def _tunnels(options: argparse.Namespace) -> int:
+    settings = private_settings(options)
+    log_to_stderr(settings)
+    asyncio.run(end_tunnels(settings) if options.end else keep_tunnels(settings))
+    return 0

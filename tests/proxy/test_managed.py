@@ -1,0 +1,140 @@
+"""HAProxy and the masters are run by somebody else: the hub never starts one, and shares what it must."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
+from gateway.dataplane.masters import Duty, Masters
+from gateway.dataplane.process import lives
+from gateway.dataplane.tunnel import TunnelSettings
+from gateway.errors import ConfigError, DataPlaneError, LoginNodeUnreachable
+from gateway.managed import only_keeper
+from tests.proxy.sshd import Sshd
+from tests.proxy.stage import ALICE, Stage, cookie
+
+pytestmark = pytest.mark.proxy
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def certificate(path: Path, name: str) -> None:
+    """Write a certificate for ``name`` and its key."""
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    words += ["-days", "2", "-subj", f"/CN={name}", "-out", "-", "-keyout", "-"]
+    made = subprocess.run(words, capture_output=True, check=True, timeout=20)
+    path.write_bytes(made.stdout)
+
+
+async def test_one_that_is_not_there_is_prepared_for_and_not_started(stage: Stage) -> None:
+    haproxy = HAProxy(replace(stage.settings, managed=True))
+    with pytest.raises(DataPlaneError, match="systemctl start gateway-haproxy"):
+        await haproxy.ensure()
+    before = {path: path.stat().st_ino for path in stage.settings.directory.iterdir()}
+    assert {"haproxy.cfg", "hub.http", "routes.map"} <= {path.name for path in before}
+    await haproxy.prepare()
+    assert {path: path.stat().st_ino for path in stage.settings.directory.iterdir()} == before
+    await stage.usual()  # somebody starts it
+    await haproxy.ensure()
+    assert (await stage.ask("/user/alice/", [cookie()])).body == f"{ALICE}.1".encode()
+
+
+async def test_with_a_group_it_is_shared_what_haproxy_needs_and_nothing_else(stage: Stage) -> None:
+    tls = stage.directory / "tls.pem"
+    certificate(tls, "one")
+    listeners = (Listener(stage.settings.listeners[0].address, tls),)
+    stage.settings = replace(stage.settings, group=os.getgid(), listeners=listeners)
+    stage.haproxy = HAProxy(stage.settings)
+    await stage.haproxy.ensure()
+    directory = stage.settings.directory
+    assert (mode(directory), mode(directory / "s")) == (0o710, 0o770)
+    files = [path for path in directory.iterdir() if path.is_file() and path.name != "haproxy.pid"]
+    assert {mode(path) for path in files} == {0o640}
+    assert {mode(path) for path in (directory / "s").iterdir()} == {0o660}
+    assert (directory / "public-0.pem").read_bytes() == tls.read_bytes()
+    assert str(tls) not in (directory / "haproxy.cfg").read_text()
+
+
+async def test_a_damaged_certificate_replaces_no_good_one(stage: Stage) -> None:
+    tls = stage.directory / "tls.pem"
+    certificate(tls, "one")
+    settings: HAProxySettings = replace(
+        stage.settings, listeners=(Listener(stage.settings.listeners[0].address, tls),)
+    )
+    stage.haproxy = HAProxy(settings)
+    await stage.haproxy.ensure()
+    good, workers = tls.read_bytes(), await stage.workers()
+    certificate(tls, "two")
+    other_key = tls.read_bytes()
+    for damaged in (b"", good[: len(good) // 2], good[: good.index(b"-----END PRIVATE")] + other_key):
+        tls.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"tls\.pem: not a certificate"):
+            await stage.haproxy.ensure()
+        assert (settings.directory / "public-0.pem").read_bytes() == good
+    assert await stage.workers() == workers
+    tls.write_bytes(other_key)
+    await stage.haproxy.ensure()
+    assert await stage.workers() != workers
+
+
+def test_a_process_of_another_user_lives_though_proc_may_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_words: object) -> str:
+        raise FileNotFoundError
+
+    def not_ours(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    assert not lives(2**22)
+    monkeypatch.setattr(os, "kill", not_ours)
+    assert lives(1)
+
+
+@pytest.fixture
+def settings() -> Iterator[TunnelSettings]:
+    with tempfile.TemporaryDirectory(prefix="gw") as directory, Sshd(Path(directory)) as sshd:
+        yield replace(sshd.settings(), group=os.getgid())
+
+
+async def test_one_keeps_the_masters_and_another_carries(settings: TunnelSettings) -> None:
+    keeper, hub = Masters(settings, Duty.KEEP), Masters(settings, Duty.CARRY)
+    try:
+        with pytest.raises(LoginNodeUnreachable, match="journalctl -u gateway-tunnels"):
+            await hub.tend()
+        assert not settings.directory.exists()
+        await keeper.tend()
+        await hub.tend()
+        path = await hub.forward(ALICE, 0, "127.0.0.1", 9)
+        assert (mode(path), mode(path.parent), mode(settings.directory)) == (0o660, 0o710, 0o710)
+        assert mode(path.parent / "ctl") == 0o600
+        path.with_name(f"{ALICE}.7.to").write_text("127.0.0.1 9\n")  # the hub is about to make one
+        await keeper.tend()
+        assert path.with_name(f"{ALICE}.7.to").exists()
+        master = int((path.parent / "pid").read_text())
+        os.kill(master, signal.SIGKILL)
+        assert await hub.forwards() == {}
+        assert path.exists()  # the keeper's to clear up
+        await keeper.tend()
+        assert not path.exists()
+        assert await hub.forward(ALICE, 1, "127.0.0.1", 9)
+    finally:
+        await keeper.stop()
+
+
+def test_only_one_process_keeps_them(tmp_path: Path) -> None:
+    with only_keeper(tmp_path), pytest.raises(ConfigError, match="systemctl stop gateway-tunnels"):
+        with only_keeper(tmp_path):
+            pytest.fail("two keep them")
+    with only_keeper(tmp_path):
+        pass
