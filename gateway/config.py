@@ -146,8 +146,10 @@ class Settings:
         for name in names:
             if not getattr(section, name):
                 where = f"c.{type(section).__name__}.{name}"
-                meaning = section.traits()[name].help
-                raise ConfigError(f"{self.source}: set {where}: {meaning}")
+                setting = section.traits()[name]
+                example = setting.metadata.get("example")
+                meant = f"{setting.help} For example {example!r}." if example else setting.help
+                raise ConfigError(f"{self.source}: set {where}: {meant}")
 
     def require_file(self, section: Configurable, name: str) -> None:
         """Check that a setting names a file that can be read.

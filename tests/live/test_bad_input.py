@@ -319,7 +319,7 @@ def trial(hub: Lab) -> Trial:
         ),
         (
             "c.Gateway.public_url = ''",
-            ": set c.Gateway.public_url: The address that people type: https://gateway.example.org/",
+            ": set c.Gateway.public_url: The address that people type. For example 'https://gateway.example.org/'.",
         ),
     ],
 )
