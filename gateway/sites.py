@@ -1,9 +1,13 @@
 """The site configs that the gateway trusts: the files in its own directory."""
 
+import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from gateway.errors import ConfigError
 from gateway.siteconfig import SiteConfig, parse_site_config
+
+log = logging.getLogger(__name__)
 
 #: Bytes that a site config may have.
 MAX_SIZE = 256 * 1024
@@ -49,3 +53,35 @@ def load_sites(directory: Path) -> dict[str, SiteConfig]:
     if faults:
         raise ConfigError("\n".join(faults))
     return sites
+
+
+def check_together(sites: Collection[SiteConfig], *, managed: bool) -> None:
+    """Check that one gateway can serve these clusters, and warn of one whose jobs can read its keys.
+
+    Args:
+        sites: All its clusters.
+        managed: Whether the hub is a confined unit of a service manager.
+
+    Raises:
+        ConfigError: It cannot; one sentence says what to do.
+    """
+    for site in sites:
+        if site.login.transport == "local" and managed:
+            raise ConfigError(
+                f"{site.name}: transport: local starts programs that the systemd units do not let run: run "
+                'this gateway without the units, see "Without systemd" in docs/install.rst'
+            )
+        if site.login.transport != "local" or site.login.act_as != "service":
+            continue
+        if len(sites) > 1:
+            others = ", ".join(sorted(other.name for other in sites if other is not site))
+            raise ConfigError(
+                f"{site.name}: with transport: local and act_as: service every user's job is the gateway's "
+                f"own account and can read its keys, those of {others} too: give {site.name} a gateway of "
+                "its own, or, with a scheduler that knows the users, set act_as: sudo"
+            )
+        log.warning(
+            "%s: transport: local with act_as: service: every user's job is the gateway's own account, and "
+            "can read the gateway's keys and all that other users have: only for people who trust each other",
+            site.name,
+        )

@@ -21,7 +21,7 @@ class Usage(QueueError):
 
 
 class Refused(QueueError):
-    """The queue will not do this, however often it is asked."""
+    """The queue will not do this as things are; the sentence is for whoever asked."""
 
     status = 65
 
@@ -133,6 +133,17 @@ class Limits:
         running = [job.request for job in jobs if job.state.holds]
         cores, memory = sum(other.cores for other in running), sum(other.memory for other in running)
         return cores + request.cores <= self.cores and memory + request.memory <= self.memory
+
+
+#: Jobs that may be in a queue, waiting or running: each has a process of its own all the while.
+MOST_JOBS = 500
+
+
+def full(jobs: Sequence[Job]) -> str:
+    """Return a sentence on why the queue takes no more jobs; empty if it does."""
+    if sum(not job.state.ended for job in jobs) < MOST_JOBS:
+        return ""
+    return f"{MOST_JOBS} jobs wait or run here already, and no more are taken: try again when some have ended"
 
 
 def waits_for(job: Job, jobs: Sequence[Job], limits: Limits) -> str:

@@ -41,7 +41,11 @@ def adopt_orphans() -> None:
 
 
 def find(pid: int) -> Process | None:
-    """Return the process of this id, or None if there is none or it is dead and only not yet waited for."""
+    """Return the process of this id.
+
+    None if there is none, if it is dead and only not yet waited for, or if the system hides it from this
+    account (``hidepid`` in proc(5)).
+    """
     seen = _look(pid)
     return seen.process if seen else None
 
@@ -105,7 +109,7 @@ def _all() -> Iterator[_Seen]:
 def _look(pid: int) -> _Seen | None:
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # hidepid=1: somebody else's
         return None
     # The program's name, in brackets, may hold anything; the fields after it are counted from the third.
     fields = text.rpartition(b") ")[2].split()
@@ -123,7 +127,7 @@ def _environment(pid: int) -> list[bytes]:
 def _resident(pid: int) -> int:
     try:
         return int((_PROC / str(pid) / "statm").read_bytes().split()[1]) * _PAGE
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0
 
 

@@ -124,7 +124,8 @@ class Spool:
     def refresh(self) -> list[Job]:
         """Return all jobs, by id, as they really are.
 
-        A job whose supervisor is dead is ended, and one that ended long ago is removed.
+        A job whose supervisor is dead is ended, and one that ended long ago is removed. What cannot be
+        written is returned all the same, and is found out again the next time.
         """
         for path in self._spool.glob(".[0-9]*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -175,10 +176,17 @@ class Spool:
         for _ in range(_BLOWS):
             left = marked(job.mark) if job.boot == boot() else []
             if not left:
-                return self.change(job, state=job.ending or State.FAILED, reason="SupervisorDied")
+                return self._note(job, state=job.ending or State.FAILED, reason="SupervisorDied")
             send(left, signal.SIGKILL)
             time.sleep(_APART)
-        return self.change(job, state=State.ENDING)
+        return self._note(job, state=State.ENDING)
+
+    def _note(self, job: Job, **changes: object) -> Job:
+        """Change a job, if only in what is returned: a full disk keeps nobody from listing and cancelling."""
+        try:
+            return self.change(job, **changes)
+        except OSError:
+            return replace(job, **changes)  # type: ignore[arg-type]  # as in change
 
     def _remove(self, job: Job) -> None:
         gone = self._spool / f".{job.id}"

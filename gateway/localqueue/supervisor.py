@@ -13,14 +13,35 @@ import pwd
 import signal
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.localqueue.jobs import Job, Process, Request, State, Unavailable, waits_for
-from gateway.localqueue.processes import MARK, adopt_orphans, descendants, find, proportional, resident, send
+from gateway.localqueue.jobs import (
+    Job,
+    Limits,
+    Process,
+    Refused,
+    Request,
+    State,
+    Unavailable,
+    full,
+    waits_for,
+)
+from gateway.localqueue.processes import (
+    MARK,
+    adopt_orphans,
+    alive,
+    descendants,
+    find,
+    proportional,
+    resident,
+    send,
+)
 from gateway.localqueue.spool import PATIENCE, Spool
 
-#: Seconds between two looks: whether it is the job's turn, and how much memory it uses.
-_TURN, _LOOK = 0.5, 2.0
+#: Seconds between two looks: of the first in the queue, of the others, and at how much memory a job uses.
+_FIRST, _BEHIND, _LOOK = 0.5, 2.0, 2.0
 #: Seconds from TERM to KILL.
 _GRACE = 5.0
 
@@ -44,11 +65,12 @@ def submit(spool: Spool, program: Path, script: str, request: Request) -> Job:
         request: What the job asks for.
 
     Raises:
-        Refused: The job could never run.
+        Refused: The job could never run, or the queue is full.
         Unavailable: The queue is busy, or its configuration is wrong.
     """
     with spool.locked(PATIENCE):
-        spool.refresh()
+        if sentence := full(spool.refresh()):
+            raise Refused(sentence)
         return spool.add(script, request, lambda job_id, place: _start(program, job_id, place))
 
 
@@ -83,32 +105,97 @@ def supervise(spool: Spool, job_id: int) -> None:
     job = _wait_for_turn(spool, job_id)
     if job is None:
         return
-    state, reason = State.FAILED, "CannotStart"
     try:
-        with contextlib.closing(_Run(spool, job)) as run:
-            state, reason = run.watch()
-            with spool.locked():
-                spool.change(spool.job(job_id) or job, state=State.ENDING, ending=state, reason=reason)
-    finally:
-        with spool.locked():
-            spool.change(spool.job(job_id) or job, state=state, reason=reason)
+        run = _Run(spool, job)
+    except (OSError, KeyError):  # the directory cannot be written, the account has no entry
+        _end(spool, job, State.FAILED, "CannotStart")
+        raise
+    # Ended is what has no process left. Should this process fail before, others find its job and bury it.
+    with contextlib.closing(run):
+        state, reason = run.watch()
+        with contextlib.suppress(OSError), spool.locked():  # a full disk
+            spool.change(spool.job(job_id) or job, state=State.ENDING, ending=state, reason=reason)
+    _end(spool, job, state, reason)
+
+
+def _end(spool: Spool, job: Job, state: State, reason: str) -> None:
+    with spool.locked():
+        spool.change(spool.job(job.id) or job, state=state, reason=reason)
+        _wake_first(spool)
+
+
+# --- the queue -------------------------------------------------------------------------------------------
 
 
 def _wait_for_turn(spool: Spool, job_id: int) -> Job | None:
-    """Return the job once it counts as running, or None if it never shall."""
-    stop = False
+    """Return the job once it counts as running, or None if it never shall.
+
+    Only the first in the queue looks at all jobs, under the lock. Every other one looks at the one before it.
+    """
+    stop, ahead = False, None
     while True:
-        with contextlib.suppress(Unavailable), spool.locked():  # somebody is writing queue.json
-            jobs = spool.refresh()
-            job = next((job for job in jobs if job.id == job_id), None)
-            if job is None or job.state is not State.QUEUED or job.supervisor != find(os.getpid()):
-                return None
-            if stop:
-                spool.change(job, state=State.CANCELLED)
-                return None
-            if not waits_for(job, jobs, spool.limits()):
-                return spool.change(job, state=State.RUNNING)
-        stop = signal.sigtimedwait(_STOPS, _TURN) is not None
+        if stop or ahead is None or not ahead.stands(spool):
+            # Somebody is writing queue.json; the disk is full: the next look will do.
+            with contextlib.suppress(Unavailable, OSError), spool.locked():
+                jobs, limits = spool.refresh(), spool.limits()
+                job = next((job for job in jobs if job.id == job_id), None)
+                if job is None or job.state is not State.QUEUED or job.supervisor != find(os.getpid()):
+                    return None
+                if stop:
+                    with contextlib.suppress(OSError):
+                        spool.change(job, state=State.CANCELLED)
+                    return None
+                if not waits_for(job, jobs, limits):
+                    job = spool.change(job, state=State.RUNNING)
+                    _wake_first(spool)
+                    return job
+                ahead = _Ahead.of(job, jobs, limits)
+        got = signal.sigtimedwait(_SIGNALS, _FIRST if ahead is None else _BEHIND)
+        stop = stop or (got is not None and got.si_signo in _STOPS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """Why it is no use to look at the whole queue, for as long as it stands.
+
+    Args:
+        job: The one that waits just before, or the job itself if it is too large.
+        too_large: Whether that one is too large for what is given out.
+    """
+
+    job: Job
+    too_large: bool
+
+    @classmethod
+    def of(cls, job: Job, jobs: Sequence[Job], limits: Limits) -> _Ahead | None:
+        """Return what a job waits behind; None for the first, which is to look often."""
+        if limits.too_much(job.request):
+            return cls(job, too_large=True)
+        before = [other for other in _waiting(jobs, limits) if other.id < job.id]
+        return cls(before[-1], too_large=False) if before else None
+
+    def stands(self, spool: Spool) -> bool:
+        """Whether nothing has changed. It needs no lock: a job's file is replaced as a whole."""
+        try:
+            same = spool.job(self.job.id) == self.job and alive(self.job.supervisor)
+            return same and bool(spool.limits().too_much(self.job.request)) == self.too_large
+        except (Unavailable, OSError):  # it has just been removed
+            return False
+
+
+def _waiting(jobs: Sequence[Job], limits: Limits) -> list[Job]:
+    """Return the jobs that wait for their turn, the first first."""
+    return [job for job in jobs if job.state is State.QUEUED and not limits.too_much(job.request)]
+
+
+def _wake_first(spool: Spool) -> None:
+    """Let the first in the queue look at once. SIGCHLD does nothing to whoever does not wait for it."""
+    with contextlib.suppress(Unavailable, OSError):  # it looks by itself, only later
+        first = _waiting(spool.jobs(), spool.limits())[:1]
+        send([job.supervisor for job in first], signal.SIGCHLD)
+
+
+# --- the job's processes ---------------------------------------------------------------------------------
 
 
 class _Run:
@@ -158,11 +245,13 @@ class _Run:
 
     def close(self) -> None:
         """End all processes of the job: TERM, then KILL until no child is left."""
-        end = time.monotonic() + _GRACE
-        send(descendants([os.getpid()]), signal.SIGTERM)
+        end, told = time.monotonic() + _GRACE, False
         while self._reap():
-            if time.monotonic() > end:
-                send(descendants([os.getpid()]), signal.SIGKILL)
+            over = time.monotonic() > end
+            if over or not told:
+                with contextlib.suppress(OSError):  # no file can be opened just now: again in a moment
+                    send(descendants([os.getpid()]), signal.SIGKILL if over else signal.SIGTERM)
+                    told = True
             signal.sigtimedwait([signal.SIGCHLD], 0.1)
         os.close(self._log)
 
@@ -178,8 +267,11 @@ class _Run:
 
     def _too_large(self) -> bool:
         """Whether the job uses more memory than it asked for. The exact sum is taken only when it matters."""
-        found, most = descendants([os.getpid()]), self._job.request.memory << 20
-        return resident(found) > most and proportional(found) > most
+        most = self._job.request.memory << 20
+        with contextlib.suppress(OSError):  # no file can be opened just now: the next look will do
+            found = descendants([os.getpid()])
+            return resident(found) > most and proportional(found) > most
+        return False
 
     def _over(self, state: State, sentence: str) -> tuple[State, str]:
         with contextlib.suppress(OSError):  # a full disk: the state says it all the same

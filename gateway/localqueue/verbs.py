@@ -9,6 +9,7 @@ one line on standard error, ``gateway-queue: ...``. Any other status is a fault,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -103,13 +104,14 @@ def _stop(_program: Path, spool: Spool, words: Sequence[str]) -> None:
 
 
 def _end(spool: Spool, job: Job) -> None:
-    if job.state is State.QUEUED:
-        spool.change(job, state=State.CANCELLED)
-    elif job.state is State.RUNNING:
-        spool.change(job, state=State.ENDING, ending=State.CANCELLED)
-    else:
-        return
-    send([job.supervisor], signal.SIGTERM)
+    """Tell the supervisor first: whatever goes wrong after that, the job ends, and this can be done again."""
+    if not job.state.ended:
+        send([job.supervisor], signal.SIGTERM)
+    with contextlib.suppress(OSError):  # a full disk, which this very job may have filled
+        if job.state is State.QUEUED:
+            spool.change(job, state=State.CANCELLED)
+        elif job.state is State.RUNNING:
+            spool.change(job, state=State.ENDING, ending=State.CANCELLED)
 
 
 def _comment(_program: Path, spool: Spool, words: Sequence[str]) -> None:

@@ -84,6 +84,8 @@ def test_from_the_printed_address_to_a_cell_and_ctrl_c_leaves_nothing(user: User
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminal_that_closes_ends_it_like_ctrl_c(user: User, number: int) -> None:
     with demo(user) as running:
+        assert "the gateway's own account" in (running.root / "gateway.log").read_text()
+        assert "WARNING" not in running.said, "the welcome says it already"
         assert running.end(number) == 0
     assert user.processes() == []
     assert list((user.base / "tmp").iterdir()) == []

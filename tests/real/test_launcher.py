@@ -358,6 +358,38 @@ def test_through_sudo_no_program_runs_that_others_could_have_put_there(account: 
     assert account.launch("run", ID, stdin=text).status == LauncherStatus.DONE
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs other accounts")
+@pytest.mark.parametrize(
+    ("owner", "group", "bits", "status"),
+    [
+        (990, 0, 0o755, LauncherStatus.REFUSED),  # the service account's own, of useradd --system
+        (0, 990, 0o775, LauncherStatus.REFUSED),
+        (0, 990, 0o755, LauncherStatus.DONE),
+        (0, 0, 0o775, LauncherStatus.DONE),
+        (1, 1, 0o755, LauncherStatus.DONE),  # such as slurm
+        (54399, 0, 0o755, LauncherStatus.REFUSED),
+    ],
+)
+@pytest.mark.parametrize("what", ["bin", "bin/sbatch"])
+def test_through_sudo_the_service_account_can_have_put_no_program_there(
+    account: Account, what: str, owner: int, group: int, bits: int, status: LauncherStatus
+) -> None:
+    os.chown(account.root / what, owner, group)
+    (account.root / what).chmod(bits)
+    text = sections([("bin", str(account.root / "bin").encode()), ("limit", b"20"), ("word", b"sbatch")])
+    done = account.launch("run", ID, stdin=text, SUDO_USER="svc", SUDO_UID="990")
+    assert done.status == status, done.stderr
+    assert bool(account.calls) == (status is LauncherStatus.DONE)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs other accounts")
+def test_the_service_account_is_known_by_its_name_as_well(account: Account) -> None:
+    os.chown(account.root / "bin", 1, 0)
+    text = sections([("bin", str(account.root / "bin").encode()), ("limit", b"20"), ("word", b"sbatch")])
+    done = account.launch("run", ID, stdin=text, SUDO_USER="daemon")
+    assert done.status == LauncherStatus.REFUSED
+
+
 def test_an_environment_of_the_caller_changes_nothing(account: Account) -> None:
     done = account.launch("remove", ID, stdin=sections([("statedir", b"~/.gateway")]), IFS="g", CDPATH="/etc")
     assert read_files(done) == {}
@@ -394,11 +426,17 @@ def framed(done: Completed, nonce: str = "0a1b") -> Completed:
     return answer.completed()
 
 
+needs_root_for_programs = pytest.mark.skipif(
+    os.getuid() != 0, reason="needs root: the scheduler's programs must belong to the system"
+)
+
+
 def sent(verb: str, stdin: bytes, limit: int = 20) -> tuple[str, bytes]:
     request = by_launcher(Command((verb, ID)), stdin=stdin, limit=limit, nonce="0a1b")
     return request.words, request.stdin
 
 
+@needs_root_for_programs
 def test_sshd_runs_what_the_request_says_and_the_answer_is_framed(account: Account) -> None:
     run = [("bin", str(account.root / "bin").encode()), ("limit", b"5"), ("word", b"scancel"), ("word", b"1")]
     done = by_ssh(account, *sent("run", sections(run)))
@@ -417,6 +455,7 @@ def test_what_a_start_up_file_prints_is_no_part_of_the_answer(account: Account) 
     assert read_files(framed(noisy)) == {}
 
 
+@needs_root_for_programs
 def test_what_a_start_up_file_sets_changes_no_job(account: Account) -> None:
     (account.root / "bin" / "scancel").write_text('#!/bin/sh\nenv; echo "$HOME"\n')
     run = [("bin", str(account.root / "bin").encode()), ("limit", b"5"), ("word", b"scancel")]
@@ -453,10 +492,23 @@ def test_an_odd_frame_is_refused(account: Account) -> None:
         assert (done.status, done.stdout) == (LauncherStatus.USAGE, ""), frame
 
 
+@needs_root_for_programs
 def test_a_request_that_takes_too_long_is_ended(account: Account) -> None:
     (account.home / "slow").touch()
     run = [("bin", str(account.root / "bin").encode()), ("limit", b"2"), ("word", b"sbatch")]
     assert framed(by_ssh(account, *sent("run", sections(run), limit=1))).status == 124
+
+
+@needs_root_for_programs
+def test_by_sshd_too_only_programs_of_the_system_are_run(account: Account) -> None:
+    """Whoever speaks for the hub could otherwise name a program that any account has put somewhere."""
+    (account.home / "bin").mkdir(mode=0o755)
+    (account.home / "bin" / "scancel").write_text("#!/bin/sh\ntouch ~/it-ran\n")
+    (account.home / "bin" / "scancel").chmod(0o755)
+    os.chown(account.home / "bin", UID, UID)
+    run = [("bin", str(account.home / "bin").encode()), ("limit", b"5"), ("word", b"scancel")]
+    assert framed(by_ssh(account, *sent("run", sections(run)))).status == LauncherStatus.REFUSED
+    assert not (account.home / "it-ran").exists()
 
 
 def test_sudo_does_not_reach_what_is_meant_for_sshd(account: Account) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,18 +12,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
-import gateway.localqueue
+import gateway.localqueue.jobs
 from gateway.endpoint import parse
 from gateway.launcher import launcher_text
 from gateway.launcher.wire import read_exited, read_files, sections
 from gateway.localqueue import install
-from gateway.localqueue.jobs import Job, Request, State
+from gateway.localqueue.jobs import Job, Refused, Request, State
 from gateway.localqueue.spool import KEPT, Spool
 from gateway.localqueue.supervisor import submit
 from gateway.model import Choices, Command, Completed, JobState, JobStatus
@@ -209,6 +210,40 @@ def test_a_job_that_can_never_run_is_refused_in_words(
     assert queue.run("list", "n").stdout == '{"end": 0}\n'
 
 
+def test_of_those_who_wait_only_the_first_comes_to_the_lock(queue: Queue) -> None:
+    """Else some hundred keep everybody from it."""
+    queue.submit("sleep 60", cores=2)
+    waiting = [queue.job(queue.submit("sleep 60")).supervisor.pid for _ in range(4)]
+    lock = queue.program.parent.parent / "spool/lock"
+
+    def comes(pid: int) -> bool:
+        return lock in [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()]
+
+    time.sleep(0.5)  # each has looked who waits before it
+    with queue.spool.locked():
+        time.sleep(2.5)
+        assert [comes(pid) for pid in waiting] == [True, False, False, False]
+
+
+def test_whoever_waits_behind_moves_up_when_those_before_are_gone(queue: Queue) -> None:
+    large = queue.submit("sleep 60", cores=2)
+    cancelled, killed, last = (queue.submit("sleep 60", cores=2) for _ in range(3))
+    queue.run("cancel", cancelled)
+    os.kill(queue.job(killed).supervisor.pid, signal.SIGKILL)
+    queue.run("cancel", large)
+    until(lambda: queue.states(cancelled, killed, last) == ["CANCELLED", "FAILED", "RUNNING"])
+
+
+def test_a_queue_takes_so_many_jobs_and_says_so(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(queue.here)
+    monkeypatch.setattr(gateway.localqueue.jobs, "MOST_JOBS", 1)
+    queue.submit("sleep 60")
+    with pytest.raises(Refused, match="1 jobs wait or run here already"):
+        submit(queue.spool, queue.program, "#!/bin/sh\n", Request("n", 60, cores=1, memory=100))
+    queue.run("stop")
+    submit(queue.spool, queue.program, "#!/bin/sh\n", Request("n", 60, cores=1, memory=100))
+
+
 def test_a_spool_that_is_open_to_others_is_not_used(queue: Queue) -> None:
     queue.script("true")
     (queue.program.parent.parent / "spool").chmod(0o750)
@@ -241,6 +276,40 @@ def test_cancel_ends_every_process_of_a_job_wherever_it_went(queue: Queue) -> No
     until(lambda: queue.states(job_id) == ["CANCELLED"])
     assert not any(map(alive, pids))
     assert "the job was cancelled" in queue.read("log")
+
+
+def test_a_cancel_that_was_killed_half_way_can_be_repeated(queue: Queue) -> None:
+    job_id = queue.submit("sleep 60")
+    until(lambda: queue.states(job_id) == ["RUNNING"])
+    with queue.spool.locked():
+        job = queue.spool.jobs()[0]
+        queue.spool.change(job, state=State.ENDING, ending=State.CANCELLED)
+    assert queue.run("cancel", job_id) == Completed(0)
+    until(lambda: queue.states(job_id) == ["CANCELLED"])
+
+
+def test_a_job_that_has_filled_the_disk_can_be_cancelled(queue: Queue) -> None:
+    job_id = queue.submit("echo $$ >pids; sleep 60")
+    pids = queue.pids(1)
+    words = ["/bin/sh", "-c", 'ulimit -f 0; exec "$0" cancel 1', str(queue.program)]  # no file may grow
+    assert subprocess.run(words, timeout=20, check=False).returncode == 0
+    until(lambda: queue.states(job_id) == ["CANCELLED"])
+    assert not any(map(alive, pids))
+
+
+def test_a_supervisor_that_can_open_no_file_ends_its_job_all_the_same(queue: Queue) -> None:
+    """And as long as it cannot, the job has not ended."""
+    job_id = queue.submit("(env -i setsid sleep 61 & echo $! >>pids); echo $$ >>pids; sleep 60")
+    pids = queue.pids(2)
+    supervisor = queue.job(job_id).supervisor.pid
+    limits = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, limits[1]))
+    assert queue.run("cancel", job_id) == Completed(0)
+    time.sleep(1)
+    assert queue.states(job_id) == ["ENDING"]
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limits)
+    until(lambda: queue.states(job_id) == ["CANCELLED"])
+    assert not any(map(alive, pids))
 
 
 def test_a_script_that_ends_takes_with_it_what_it_started(queue: Queue) -> None:
@@ -392,6 +461,26 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         assert done.status == 0, done.stderr
         yield made
         assert made.run(f"{root}/queue/bin/gateway-queue", "stop").status == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to mount /proc")
+def test_where_the_processes_of_others_are_hidden_a_job_ends_whole(machine: Machine) -> None:
+    mount = 'mount -t proc -o hidepid=1 proc /proc && exec "$@"'
+    hidden = replace(
+        machine, in_front=("unshare", "--mount", "/bin/sh", "-c", mount, "sh", *machine.in_front)
+    )
+    if hidden.run("cat", "/proc/1/stat").status == 0:
+        pytest.skip("this system does not hide processes")
+    program, pids = f"{machine.root}/queue/bin/gateway-queue", machine.root / "pids"
+    asks = "".join(f"#GATEWAY {word}\n" for word in ("name=n", "walltime=5", "cores=1", "memory=100"))
+    body = f"(env -i setsid sleep 61 & echo $! >>{pids}); echo $$ >>{pids}; sleep 60\n"
+    (machine.root / "script").write_text(f"#!/bin/sh\n{asks}{body}")
+    submit_there = ("/bin/sh", "-c", 'cd "$1" && exec "$0" submit script', program, str(machine.root))
+    assert hidden.run(*submit_there) == Completed(0, "1\n")
+    until(lambda: pids.exists() and pids.read_text().count("\n") == 2)
+    assert hidden.run(program, "cancel", "1").status == 0
+    until(lambda: '"CANCELLED"' in hidden.run(program, "how", "1").stdout)
+    assert not any(alive(int(pid)) for pid in pids.read_text().split())
 
 
 def test_a_rendered_script_goes_the_whole_way_through_the_launcher(machine: Machine) -> None:
