@@ -34,7 +34,7 @@ from gateway.routing import Routing
 from gateway.servers import Cluster, Servers
 from gateway.servicemanager import tell_service_manager
 from gateway.siteconfig import SiteConfig
-from gateway.sites import load_sites
+from gateway.sites import check_together, load_sites
 from gateway.ssh.transport import quiet_library_log
 from gateway.ssh.users import UserNodes
 from gateway.store import Database, History, ServerStore, SessionStore, keep_short, upgrade
@@ -87,6 +87,7 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
     quiet_library_log()
     _check_required(settings)
     sites = load_sites(Path(settings.gateway.site_dir))
+    check_together(sites.values(), managed=managed)
     group = parts.proxy_group(settings)
     run_dir = parts.private_directory(settings.run_dir, group)
     _allow_many_connections()
@@ -112,7 +113,10 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         haproxy = HAProxy(parts.haproxy_settings(settings, authority, run_dir, managed=managed))
         await haproxy.check_program()
         tunnels = {name: cluster.tunnel for name, cluster in clusters.items()}
+        if not managed:
+            parts.end_unclaimed_masters(sites.values(), run_dir, group)
         if own_data_plane:
+            stack.callback(parts.end_unclaimed_masters, (), run_dir, group)  # after those that are known
             stack.push_async_callback(_stop_data_plane, haproxy, tunnels)
         routing = Routing(records, sessions, haproxy, tunnels, origins, _node_contexts(sites, context))
         metrics = Metrics()

@@ -64,15 +64,14 @@ async def keep_tunnels(settings: Settings) -> None:
         log.info("nobody keeps the tunnels; those that are there go on")
 
 
-async def end_tunnels(settings: Settings) -> None:
-    """End every cluster's SSH masters, and with them all connections to servers.
+def end_tunnels(settings: Settings) -> None:
+    """End all SSH masters, whatever clusters there are now, and with them all connections to servers.
 
     Raises:
         ConfigError: Somebody keeps them: they would come back.
     """
     with only_keeper(settings.run_dir):
-        for masters in _tunnels(settings).values():
-            await masters.stop()
+        parts.end_unclaimed_masters((), settings.run_dir, parts.proxy_group(settings))
 
 
 @contextmanager
@@ -103,6 +102,7 @@ def _tunnels(settings: Settings) -> Mapping[str, Masters]:
     run_dir = parts.private_directory(settings.run_dir, group)
     directory = parts.private_directory(run_dir / "t", group)
     sites = load_sites(Path(settings.gateway.site_dir))
+    parts.end_unclaimed_masters(sites.values(), run_dir, group)
     return {
         name: Masters(parts.tunnel_settings(site, directory, group), Duty.KEEP)
         for name, site in sites.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gateway.dataplane.access import find_group, share_directory
 from gateway.dataplane.direct import Direct
 from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
 from gateway.dataplane.masters import Duty, Masters
+from gateway.dataplane.orphans import clear_all_but
 from gateway.dataplane.tunnel import Tunnel, TunnelSettings
 from gateway.errors import ConfigError
 from gateway.pki import Authority
@@ -119,6 +121,18 @@ def tunnel(site: SiteConfig, run_dir: Path, group: int | None = None, duty: Duty
     if site.tunnel.kind == "direct":
         return Direct(site.name, directory / site.name)
     return Masters(tunnel_settings(site, directory, group), duty)
+
+
+def end_unclaimed_masters(sites: Iterable[SiteConfig], run_dir: Path, group: int | None = None) -> None:
+    """End the masters of clusters that have a tunnel over SSH no more; for the one process that starts any.
+
+    Args:
+        sites: All clusters that there are now.
+        run_dir: Below which the tunnels of all clusters live.
+        group: HAProxy's, where it runs as a user of its own.
+    """
+    claimed = {site.name for site in sites if site.tunnel.kind == "ssh"}
+    clear_all_but(private_directory(run_dir / "t", group), claimed)
 
 
 def tunnel_settings(site: SiteConfig, directory: Path, group: int | None = None) -> TunnelSettings:

@@ -28,5 +28,8 @@ def add(commands: Commands) -> None:
 def _tunnels(options: argparse.Namespace) -> int:
     settings = private_settings(options)
     log_to_stderr(settings)
-    asyncio.run(end_tunnels(settings) if options.end else keep_tunnels(settings))
+    if options.end:
+        end_tunnels(settings)
+    else:
+        asyncio.run(keep_tunnels(settings))
     return 0

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
-from gateway.dataplane.access import share_socket
 from gateway.dataplane.openssh import Master, Pulse
 from gateway.dataplane.tunnel import FORWARDS_MAX, Forward, TunnelSettings
 from gateway.errors import DataPlaneError, GatewayError, LoginNodeUnreachable
@@ -105,9 +104,8 @@ class Masters:
         for _ in range(2):
             async with self._changing:
                 path = await self._find(wanted) or await self._place(wanted)
-            if path:
-                share_socket(path, self._settings.group)
-                return path
+            if path and (shared := self.address(server_id, generation)):
+                return shared
             await self.tend()
         raise DataPlaneError(f"{self!r}: no master has room for {wanted.stem}")
 
@@ -125,7 +123,7 @@ class Masters:
 
     def address(self, server_id: str, generation: int) -> Path | None:
         """Return a forward's socket if it is on disk, without asking whether its master still lives."""
-        found = (master.sockets().get((server_id, generation)) for master in self._on_disk())
+        found = (master.address(server_id, generation) for master in self._on_disk())
         return next((path for path in found if path), None)
 
     async def confirmed(self, server_id: str, generation: int) -> Path | None:
@@ -180,6 +178,7 @@ class Masters:
                 alive = False
             if alive:
                 self._alive[master.index] = master
+                master.share()
                 if self._carries and not master.silent:
                     for server_id, generation in master.leftovers():
                         await master.remove(server_id, generation)

@@ -16,7 +16,6 @@ import asyncio
 import logging
 import os
 import re
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +23,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import IO
 
-from gateway.dataplane.access import share_directory
+from gateway.dataplane.access import share_directory, share_socket
+from gateway.dataplane.orphans import clear, recorded_pid
 from gateway.dataplane.tunnel import Forward, TunnelSettings
 from gateway.errors import (
     DataPlaneError,
@@ -159,7 +159,7 @@ class Master:
         log.warning(
             "[%s] master %d does not answer, for %.0f s now", self._settings.cluster, self.index, silent_for
         )
-        ended = self._pid_file.exists() and self._living_pid() is None
+        ended = self._pid_file.exists() and recorded_pid(self.directory) is None
         if ended or (self._silences >= SILENCES_TO_BELIEVE and silent_for >= SILENT_FOR):
             return Pulse.GONE
         return Pulse.UNKNOWN
@@ -251,31 +251,37 @@ class Master:
             except TimeoutError:
                 log.warning("%r does not answer: it is killed", self)
         for _ in range(20):
-            if self._living_pid() is None:
+            if recorded_pid(self.directory) is None:
                 break
             await asyncio.sleep(0.05)
         self.clear()
 
     def clear(self) -> None:
         """Kill what is left of a master that does not answer, and remove its directory."""
-        pid = self._living_pid()
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if not self.directory.exists():
-            return
-        for entry in self.directory.iterdir():
-            entry.unlink(missing_ok=True)
-        self.directory.rmdir()
+        clear(self.directory)
 
-    def _living_pid(self) -> int | None:
-        """Return the pid of the process that has the control socket: its number may have gone to another."""
+    def share(self) -> None:
+        """Let the settings' group connect to its forwards.
+
+        Whoever made one may have been ended before it came to that, and the group may be another today.
+        """
+        with suppress(FileNotFoundError):  # somebody else clears up
+            for directory in (self._settings.directory, self.directory):
+                share_directory(directory, self._settings.group)
+        for path in self.sockets().values():
+            self._shared(path)
+
+    def address(self, server_id: str, generation: int) -> Path | None:
+        """Return a forward's socket, which the settings' group may connect to; None if it is not on disk."""
+        path = self.directory / f"{server_id}.{generation}.sock"
+        return path if path.exists() and self._shared(path) else None
+
+    def _shared(self, path: Path) -> bool:
         try:
-            pid = int(self._pid_file.read_text("ascii"))
-            command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            return None
-        return pid if os.fsencode(self._control) in command_line.split(b"\0") else None
+            share_socket(path, self._settings.group)
+        except FileNotFoundError:  # cancelled in the meantime
+            return False
+        return True
 
     def _make_directory(self) -> None:
         self.clear()

@@ -110,6 +110,14 @@ def test_a_master_that_dies_comes_back_and_the_server_with_it(machine: Systemd, 
     assert not before & masters(machine)
 
 
+def test_a_master_that_nobody_can_speak_with_is_ended(machine: Systemd, alice: Person) -> None:
+    before = masters(machine)
+    machine.run("systemctl", "restart", TUNNELS)  # in another mount namespace than the masters now
+    machine.shell("rm /run/gateway/t/lab/*/ctl /run/gateway/t/lab/*/pid")
+    wait_until(lambda: not before & machine.processes(TUNNELS), "the keeper ends them", 20, 0.1)
+    wait_until(lambda: reaches(alice), "her server is reached again", 30, 0.2)
+
+
 def test_haproxy_comes_back_complete_and_the_hub_says_when_it_is_not_there(
     machine: Systemd, alice: Person
 ) -> None:

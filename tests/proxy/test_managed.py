@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from traitlets.config import Config
 
+from gateway.config import Settings
 from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
 from gateway.dataplane.masters import Duty, Masters
 from gateway.dataplane.process import lives
 from gateway.dataplane.tunnel import TunnelSettings
 from gateway.errors import ConfigError, DataPlaneError, LoginNodeUnreachable
-from gateway.managed import only_keeper
+from gateway.managed import end_tunnels, keep_tunnels, only_keeper
 from tests.proxy.sshd import Sshd
 from tests.proxy.stage import ALICE, Stage, cookie
 
@@ -130,6 +134,111 @@ async def test_one_keeps_the_masters_and_another_carries(settings: TunnelSetting
         assert await hub.forward(ALICE, 1, "127.0.0.1", 9)
     finally:
         await keeper.stop()
+
+
+async def test_a_forward_that_its_maker_did_not_come_to_share_is_shared(settings: TunnelSettings) -> None:
+    keeper = Masters(settings, Duty.KEEP)
+    try:
+        await keeper.tend()
+        path = await Masters(replace(settings, group=None), Duty.CARRY).forward(ALICE, 0, "127.0.0.1", 9)
+        hub = Masters(settings, Duty.CARRY)
+        assert mode(path) == 0o600
+        assert (hub.address(ALICE, 0), mode(path)) == (path, 0o660)
+        path.chmod(0o600)
+        assert (await hub.forwards(), mode(path)) == ({(ALICE, 0): path}, 0o660)
+        for directory in (path.parent, settings.directory):  # it was the first hub to have a group
+            directory.chmod(0o700)
+        path.chmod(0o600)
+        await keeper.tend()
+        assert (mode(path), mode(path.parent), mode(settings.directory)) == (0o660, 0o710, 0o710)
+    finally:
+        await keeper.stop()
+
+
+@pytest.fixture
+async def three_tunnels(settings: TunnelSettings) -> AsyncIterator[dict[str, Masters]]:
+    """Masters of three clusters that an earlier gateway has left in its run directory."""
+    run_dir = settings.directory.parent / "run"
+    (run_dir / "t").mkdir(parents=True, mode=0o700)
+    names = ("stays", "direct", "removed")
+    tunnels = {
+        name: Masters(replace(settings, cluster=name, directory=run_dir / "t" / name)) for name in names
+    }
+    try:
+        for masters in tunnels.values():
+            await masters.tend()
+        yield tunnels
+    finally:
+        for masters in tunnels.values():
+            await masters.stop()
+
+
+def pids(run_dir: Path) -> dict[str, int]:
+    return {file.parts[-3]: int(file.read_text()) for file in run_dir.glob("t/*/0/pid")}
+
+
+def configured(settings: TunnelSettings) -> Settings:
+    """Return the settings of a gateway with two clusters, one of them without a tunnel over SSH."""
+    directory = settings.directory.parent
+    (directory / "sites").mkdir()
+    login = {"hosts": ["127.0.0.1"], "port": settings.port, "user": settings.user, "act_as": "service"}
+    files = {"key": str(settings.key), "known_hosts": str(settings.known_hosts)}
+    for name, tunnel in (("stays", {"masters": 1}), ("direct", "direct")):
+        site = {
+            "version": 1,
+            "name": name,
+            "title": name,
+            "scheduler": "slurm",
+            "login": {**login, **files},
+            "tunnel": tunnel,
+            "partitions": [{"name": "short", "max_walltime": "4h", "max_cores": 1, "max_memory": "1G"}],
+            "applications": [{"name": "lab", "title": "JupyterLab", "command": ["true"], "url": "/lab"}],
+        }
+        (directory / f"sites/{name}.yaml").write_text(json.dumps(site))  # which is YAML too
+    places = {"run_dir": str(directory / "run"), "site_dir": str(directory / "sites")}
+    return Settings(Config({"Gateway": places}), "test")
+
+
+async def test_a_keeper_ends_masters_that_no_site_wants_any_more(
+    settings: TunnelSettings, three_tunnels: dict[str, Masters], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = settings.directory.parent / "run"
+    way = run_dir / "t/direct" / f"{ALICE}.0.to"
+    way.write_text("cn1 8000 127.0.0.1\n")
+    before = pids(run_dir)
+    assert len(before) == 3
+    keeping = asyncio.create_task(keep_tunnels(configured(settings)))
+    try:
+        async with asyncio.timeout(10):
+            while lives(before["direct"]) or lives(before["removed"]):
+                await asyncio.sleep(0.05)
+    finally:
+        await asyncio.sleep(0.2)  # the keeper has begun to keep
+        signal.raise_signal(signal.SIGTERM)
+        await keeping
+    assert pids(run_dir) == {"stays": before["stays"]}
+    assert lives(before["stays"])
+    assert way.exists()
+    assert not (run_dir / "t/removed").exists()
+    assert "[removed] its 1 SSH masters are ended" in caplog.text
+
+
+async def test_all_masters_can_be_ended_also_without_any_site_config(
+    settings: TunnelSettings, three_tunnels: dict[str, Masters]
+) -> None:
+    gateway = configured(settings)
+    run_dir = settings.directory.parent / "run"
+    before = pids(run_dir)
+    for file in (settings.directory.parent / "sites").iterdir():
+        file.unlink()
+    with only_keeper(run_dir), pytest.raises(ConfigError, match="systemctl stop gateway-tunnels"):
+        end_tunnels(gateway)
+    assert pids(run_dir) == before
+    end_tunnels(gateway)
+    async with asyncio.timeout(5):
+        while any(map(lives, before.values())):
+            await asyncio.sleep(0.05)
+    assert list((run_dir / "t").iterdir()) == []
 
 
 def test_only_one_process_keeps_them(tmp_path: Path) -> None:

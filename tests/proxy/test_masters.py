@@ -9,6 +9,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dataplane import openssh
+from gateway.dataplane import openssh, orphans
 from gateway.dataplane.masters import Masters
 from gateway.dataplane.tunnel import FORWARDS_MAX, TunnelSettings
 from gateway.errors import (
@@ -32,6 +34,14 @@ from tests.proxy.sshd import Sshd, free_port
 pytestmark = pytest.mark.proxy
 
 ALICE, BOB = "aaaaaaaaaa", "bbbbbbbbbb"
+#: A hub that starts the masters of the settings on its command line.
+_START = """
+import asyncio, sys
+from pathlib import Path, PosixPath
+from gateway.dataplane.masters import Masters
+from gateway.dataplane.tunnel import TunnelSettings
+asyncio.run(Masters(eval(sys.argv[1])).tend())
+"""
 
 
 @pytest.fixture
@@ -83,14 +93,25 @@ def pid_of(settings: TunnelSettings, index: int = 0) -> int:
     return int((settings.directory / str(index) / "pid").read_text())
 
 
-async def gone(pid: int) -> bool:
+async def gone(pid: int, within: float = 5.0) -> bool:
     """Whether the process ends within a few seconds; a zombie has ended."""
-    for _ in range(100):
+    for _ in range(round(within / 0.05) + 1):
         stat = Path(f"/proc/{pid}/stat")
         if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
             return True
         await asyncio.sleep(0.05)
     return False
+
+
+async def ssh_process(settings: TunnelSettings) -> int:
+    """Return the ssh that somebody has started for a tunnel."""
+    async with asyncio.timeout(20):
+        while True:
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):  # it has ended in the meantime
+                    if os.fsencode(settings.directory / "0/ctl") in file.read_bytes().split(b"\0"):
+                        return int(file.parent.name)
+            await asyncio.sleep(0.05)
 
 
 async def test_a_forward_carries_bytes_and_nobody_else_may_use_it(masters: Masters, echo_port: int) -> None:
@@ -401,6 +422,46 @@ async def test_a_cancelled_start_leaves_no_process(login_node: Sshd, silent_port
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has ended in the meantime
             assert mark not in file.read_bytes()
+
+
+async def test_a_hub_killed_while_it_connects_leaves_no_process_to_the_next(
+    masters: Masters, login_node: Sshd, silent_port: int
+) -> None:
+    settings = dataclasses.replace(login_node.settings(), port=silent_port)
+    hub = subprocess.Popen([sys.executable, "-c", _START, repr(settings)], start_new_session=True)
+    orphan = await ssh_process(settings)
+    hub.kill()
+    hub.wait(10)
+    assert not await gone(orphan, within=0.2)  # it still wants to connect
+    await masters.tend()
+    assert await gone(orphan)
+    assert not await gone(pid_of(settings), within=0)
+
+
+async def test_a_silent_master_without_a_pid_file_is_ended_too(login_node: Sshd) -> None:
+    masters = Masters(dataclasses.replace(login_node.settings(), timeout=0.5))
+    await masters.tend()
+    pid = pid_of(login_node.settings())
+    (login_node.settings().directory / "0" / "pid").unlink()
+    os.kill(pid, signal.SIGSTOP)
+    await masters.stop()
+    assert await gone(pid)
+
+
+async def test_only_masters_of_this_very_directory_are_ended(
+    masters: Masters, login_node: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await masters.tend()
+    pid = pid_of(login_node.settings())
+    here = login_node.settings().directory / "0"
+    assert orphans._is_master(pid, here)
+    assert not orphans._is_master(pid, here.with_name("1"))
+    assert not orphans._is_master(os.getpid(), here)
+    monkeypatch.setattr(Path, "samefile", lambda *_: False)  # the same path in another mount namespace
+    assert not orphans._is_master(pid, here)
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert not orphans._is_master(pid, here)
 
 
 async def test_a_missing_ssh_client_is_named(login_node: Sshd) -> None:
