@@ -9,12 +9,13 @@ from typing import Any
 
 from gateway.endpoint import parse
 from gateway.lifecycle import Event, Phase
-from gateway.model import EndReason, JobState, JobStatus, Server
+from gateway.model import Endpoint, EndReason, JobState, JobStatus, Server
 from gateway.script import Exit, ExitWord
 
 #: Successive good listings that must lack a job, or show it preempted, before it counts as gone.
 LISTINGS_TO_BELIEVE = 2
-#: Seconds that an application may take from its job's start until it says where it listens.
+#: Seconds that an application may take from its job's start until it says where it listens. One that has said
+#: so and does not answer by then is not ended, for that may be the network's fault: its owner is told.
 START_PATIENCE = 600.0
 
 
@@ -87,8 +88,11 @@ def decide(server: Server, sighting: Sighting, *, ports: tuple[int, int], age: f
             "message": sighting.why,
         }
         return Decision(Act.MOVE, Event.REQUEUED, changes)
+    found = parse(job.comment, run=server.run, restarts=job.restarts, host=job.host, ports=ports)
+    if found is not None:
+        return Decision(Act.REACH, changes=_where(server, found))
     if server.phase is Phase.STARTING:
-        return _while_starting(server, job, ports, age)
+        return _not_listening(age)
     return Decision(Act.REACH)
 
 
@@ -106,11 +110,16 @@ def _while_queued(server: Server, job: JobStatus, why: str) -> Decision:
     return Decision(Act.WAIT, changes={key: new for key, new in news.items() if getattr(server, key) != new})
 
 
-def _while_starting(server: Server, job: JobStatus, ports: tuple[int, int], age: float) -> Decision:
-    found = parse(job.comment, run=server.run, restarts=job.restarts, host=job.host, ports=ports)
-    if found is not None:
-        new = {"host": found.host, "port": found.port}
-        return Decision(Act.REACH, changes={} if (server.host, server.port) == tuple(new.values()) else new)
+def _where(server: Server, found: Endpoint) -> dict[str, Any]:
+    if (server.host, server.port) == (found.host, found.port):
+        return {}
+    changes = {"host": found.host, "port": found.port}
+    if server.port is not None:  # the present forward leads to where the application was, or never got
+        changes["generation"] = server.generation + 1
+    return changes
+
+
+def _not_listening(age: float) -> Decision:
     if age > START_PATIENCE:
         minutes = f"{START_PATIENCE / 60:.0f} minutes"
         text = f"The application was not ready after {minutes}, so the gateway ended its job. {_LOG}"

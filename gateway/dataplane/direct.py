@@ -2,6 +2,7 @@
 
 HAProxy and the probe connect to the node by themselves. A node's name is resolved here, once for each way:
 HAProxy 2.6 does not start with a name that cannot be resolved, and takes any at run time, resolving none.
+A node may have addresses in networks that the hub does not reach: where there are several, they are tried.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ipaddress
 import logging
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,12 +22,15 @@ from gateway.errors import DataPlaneError
 
 #: Seconds that resolving a name may take, and how many are resolved at once: one that hangs holds a thread.
 _TIMEOUT, _AT_ONCE = 5.0, 2
+#: Seconds that an address may take to accept a connection, where a host has others.
+_ACCEPTING = 2.0
 _FILE = re.compile(r"([a-z2-7]{10})\.(\d{1,5})\.to", re.ASCII)
 _LINE = re.compile(r"(\S+) (\d{1,5}) (\S+)\n", re.ASCII)
 
 log = logging.getLogger(__name__)
 
 Resolve = Callable[[str], Sequence[str]]
+Accepts = Callable[[Tcp], Awaitable[bool]]
 
 
 def resolve(host: str) -> Sequence[str]:
@@ -40,6 +44,17 @@ def resolve(host: str) -> Sequence[str]:
     return sorted(dict.fromkeys(addresses), key=lambda address: ":" in address)
 
 
+async def accepts(address: Tcp) -> bool:
+    """Return whether somebody accepts a connection at an address, within 2 s."""
+    try:
+        async with asyncio.timeout(_ACCEPTING):
+            _, writer = await asyncio.open_connection(address.ip, address.port)
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True
+
+
 class Direct:
     """The ways to one cluster's nodes, a `Tunnel`. A file for each outlives this object: another finds it.
 
@@ -47,12 +62,16 @@ class Direct:
         cluster: The cluster's name, for the log.
         directory: Where the files are: ``ID.G.to`` with "host port address". Its parent exists and is 0700.
         resolver: Returns a host's addresses.
+        accepts: Returns whether a connection is accepted at an address; asked where a host has several.
     """
 
-    def __init__(self, cluster: str, directory: Path, resolver: Resolve = resolve) -> None:
+    def __init__(
+        self, cluster: str, directory: Path, resolver: Resolve = resolve, accepts: Accepts = accepts
+    ) -> None:
         self._cluster = cluster
         self._directory = directory
         self._resolver = resolver
+        self._accepts = accepts
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="resolver")
 
     def __repr__(self) -> str:
@@ -62,14 +81,18 @@ class Direct:
         """Do nothing: there is nothing that could end by itself."""
 
     async def forward(self, server_id: str, generation: int, host: str, port: int) -> Tcp:
-        """Return where an endpoint is reached, its host resolved if it was not yet: see `Tunnel`."""
+        """Return where an endpoint is reached, its host resolved if it was not yet: see `Tunnel`.
+
+        Of several addresses it is the first that accepts a connection; if none does, the first.
+        """
         wanted = Forward(server_id, generation, host, port)
         if known := self._read(server_id, generation):
             there, address = known
             if there != wanted:
                 raise DataPlaneError(f"{wanted.stem} leads elsewhere than to {host}:{port}")
             return address
-        address = Tcp((await self._resolve(host))[0], port)
+        addresses = await self._resolve(host)
+        address = await self._accepting(addresses, port) or Tcp(addresses[0], port)
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             self._file(server_id, generation).write_text(f"{host} {port} {address.ip}\n", "ascii")
@@ -92,20 +115,27 @@ class Direct:
     async def confirmed(self, server_id: str, generation: int) -> Tcp | None:
         """Return a way whose host still has the address; one that it has no more is forgotten.
 
-        That the name cannot be resolved now is no news of the host.
+        So is one whose address accepts no connection while another one of the host's does: the next way
+        leads there. That the name cannot be resolved now is no news of the host.
         """
         known = self._read(server_id, generation)
         if known is None:
             return None
         there, address = known
         try:
-            still = address.ip in await self._resolve(there.host)
+            addresses = await self._resolve(there.host)
         except DataPlaneError as error:
             log.warning("[%s] %s", self._cluster, error)
-            still = True
-        if still:
             return address
-        log.warning("[%s] %s is no longer at %s", self._cluster, there.host, address.ip)
+        if address.ip in addresses:
+            # The present one first: if it accepts, its silence is the application's.
+            addresses = sorted(addresses, key=lambda each: each != address.ip)
+            better = await self._accepting(addresses, there.port)
+            if better in (None, address):
+                return address
+            log.warning("[%s] %s cannot be reached at %s", self._cluster, there.host, address.ip)
+        else:
+            log.warning("[%s] %s is no longer at %s", self._cluster, there.host, address.ip)
         await self.cancel(server_id, generation)
         return None
 
@@ -117,6 +147,22 @@ class Direct:
         """Forget all ways. Safe to call twice."""
         for key in self._keys():
             await self.cancel(*key)
+
+    async def _accepting(self, addresses: Sequence[str], port: int) -> Tcp | None:
+        """Return the first address that accepts a connection; None if none does, or there is no choice."""
+        if len(addresses) == 1:
+            return None
+        there = [Tcp(address, port) for address in addresses]
+        asked = [asyncio.ensure_future(self._accepts(address)) for address in there]
+        try:
+            for address, answer in zip(there, asked, strict=True):
+                if await answer:
+                    return address
+        finally:
+            for answer in asked:
+                answer.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        return None
 
     async def _resolve(self, host: str) -> Sequence[str]:
         """Return the addresses of a host, at least one.

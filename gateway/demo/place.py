@@ -117,14 +117,19 @@ def named(directory: Path) -> Place:
         raise ConfigError(
             f"--dir {root}: sockets need a path of at most 61 letters, digits and / _ . -, as /var/tmp/demo"
         )
+    try:
+        _take(root)
+    except OSError as error:
+        raise ConfigError(f"--dir {root}: {error.strerror}: name another directory.") from None
+    return Place(root)
+
+
+def _take(root: Path) -> None:
     if root.exists() and any(root.iterdir()) and not (root / _LOCK).exists():
         raise ConfigError(
             f"--dir {root} holds other things: name a directory that is empty or not there yet."
         )
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--dir {root}: {error.strerror}.") from None
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if root.stat().st_uid != os.getuid():
         raise ConfigError(f"--dir {root} belongs to somebody else: name another directory.")
     root.chmod(0o700)
@@ -132,7 +137,6 @@ def named(directory: Path) -> Place:
         raise ConfigError(
             f"--dir {root}: no program may run there (noexec): name a directory on another disk."
         )
-    return Place(root)
 
 
 def temporary() -> Place:

@@ -124,6 +124,7 @@ def _write_to(where: Place) -> None:
     file = logging.FileHandler(where.log, encoding="utf-8")
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.WARNING)
+    terminal.addFilter(lambda record: record.name != "gateway.sites")  # whose jobs they are, the welcome says
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=logging.INFO, format=form, handlers=[file, terminal], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)

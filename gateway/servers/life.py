@@ -7,7 +7,7 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from gateway.decide import Act, Decision, Sighting, decide, how_it_ended
+from gateway.decide import START_PATIENCE, Act, Decision, Sighting, decide, how_it_ended
 from gateway.errors import GatewayError
 from gateway.lifecycle import ROUTED, WITH_JOB, Event, Phase
 from gateway.model import JobState, JobStatus, Server
@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 
 _SILENT = "Your server does not answer at the moment. Your job goes on: wait until the gateway has it again."
 _NOT_YET = "It does not answer yet. Wait a little: the gateway asks again."
+_STILL_NOT = (
+    f"The gateway has had no answer from it for {START_PATIENCE / 60:.0f} minutes, so you cannot use it. "
+    "Your job goes on: stop it and start again. If that does not help, tell the gateway's administrators."
+)
 
 
 class Life:
@@ -168,6 +172,8 @@ class Life:
                 await self._record.move(server, decision.event, changes.pop("message", ""), **changes)
                 self._cluster.poller.hurry()
             case Act.REACH:
+                if changes:  # whatever answered there is no longer asked
+                    self._answered_at = -patience.PROBE_READY
                 return await self._reach(await self._record.note(server, **changes))
             case Act.WAIT:
                 noted = await self._record.note(server, **changes)
@@ -231,7 +237,9 @@ class Life:
             if server.phase is Phase.READY:
                 await self._record.move(server, Event.SILENT, _SILENT)
             elif server.phase is Phase.STARTING:
-                await self._record.note(server, message=f"It runs on {server.host}. {_NOT_YET}")
+                late = _age(server.changed) > START_PATIENCE
+                message = f"It runs on {server.host}. {_STILL_NOT if late else _NOT_YET}"
+                await self._record.note(server, message=message)
         return min(patience.PROBE_WAITING * self._silences, patience.PROBE_SLOWEST)
 
     # --- after it -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +43,13 @@ if how == "dies":
     sys.exit(3)
 if how == "slow" and len((here / "started").read_text().split()) == 1:
     time.sleep(1.5)
-if how != "mute":
+LISTEN = f"import socket, time; s = socket.create_server(('0.0.0.0', {port})); time.sleep(300)"
+if how == "child":  # a container's own session and environment
+    subprocess.Popen([sys.executable, "-IS", "-c", LISTEN], env={}, start_new_session=True)
+elif how == "daemon":  # not in our family any more
+    start = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"
+    subprocess.run([sys.executable, "-IS", "-c", start, sys.executable, "-IS", "-c", LISTEN])
+elif how != "mute":
     listener = socket.create_server(("0.0.0.0", port))
 if how == "both":
     other = socket.socket(socket.AF_INET6)
@@ -56,6 +63,7 @@ SQUEUE = '#!/bin/sh\ncat "${0%/*}/../comment" 2>/dev/null || echo "(null)"\n'
 SCONTROL = """#!/bin/sh
 [ ! -e "${0%/*}/../refuse" ] || exit 1
 [ "$1 $2" = 'update JobId=7' ] || exit 1
+printf '%s\\n' "${3#Comment=}" >>"${0%/*}/../said"
 printf '%s\\n' "${3#Comment=}" >"${0%/*}/../comment.new" && mv "${0%/*}/../comment.new" "${0%/*}/../comment"
 """
 
@@ -335,7 +343,7 @@ def test_no_free_port_is_an_end_of_its_own(job: Job) -> None:
 
 
 def test_a_port_lost_to_another_job_of_ones_own_is_not_kept(job: Job) -> None:
-    """The other listener has the same uid: it is known by its socket, which outlives our application."""
+    """The other listener has the same uid: it is known by who has its socket."""
     job.how = "slow"
     job.start()
     until(lambda: bool(job.started()), job)
@@ -344,6 +352,41 @@ def test_a_port_lost_to_another_job_of_ones_own_is_not_kept(job: Job) -> None:
         until(lambda: len(job.started()) > 1, job)
         until(lambda: (found := job.endpoint()) is not None and found.port == job.started()[-1] != port, job)
     socket.create_connection(("127.0.0.1", job.published().port), 5).close()
+    assert f":{port}" not in job._read("said"), "not for a moment"
+
+
+def test_where_nobody_sees_who_has_a_socket_it_is_known_by_outliving_the_application(job: Job) -> None:
+    job.how = "slow"
+    (job.home / "path").mkdir()
+    (job.home / "path" / "ls").write_text("#!/bin/sh\nexit 2\n")
+    (job.home / "path" / "ls").chmod(0o700)
+    job.start()
+    until(lambda: bool(job.started()), job)
+    port = job.started()[0]
+    with socket.create_server(("0.0.0.0", port)):
+        until(lambda: (found := job.endpoint()) is not None and found.port == job.started()[-1] != port, job)
+
+
+@pytest.mark.parametrize("how", ["child", "daemon"])
+def test_a_server_that_the_application_starts_is_its_own(job: Job, how: str) -> None:
+    job.how = how
+    try:
+        port = job.start().published().port
+        assert job.started() == [port]
+    finally:
+        job.stop()
+        for pid in [pid for port in job.started() for pid in holders(port)]:
+            os.kill(pid, signal.SIGKILL)
+
+
+def holders(port: int) -> list[int]:
+    """Return the processes that were started to listen on a port."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"create_server(('0.0.0.0', {port}))" in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
+    return found
 
 
 def test_a_listener_on_both_address_families_is_not_published(job: Job) -> None:

@@ -19,6 +19,7 @@ from gateway.model import User
 from gateway.parts import user_nodes
 from gateway.pki import Authority
 from gateway.siteconfig import parse_site_config
+from gateway.sites import check_together
 from gateway.store import Database, SessionStore
 
 SITE = """\
@@ -172,6 +173,55 @@ def test_what_the_hub_needs_is_checked_before_anything_starts(
     )
     assert words in console.fault("run", "-f", str(console.config))
     assert not (here / "run/hub.sock").exists()
+
+
+LOCAL = """
+version: 1
+name: workstation
+title: Workstation
+scheduler: local
+login: {transport: local, user: gateway, act_as: service, bin: /q/bin, state_dir: /s}
+tunnel: direct
+partitions: [{name: all, max_walltime: 1h, max_cores: 4, max_memory: 8G}]
+applications: [{name: lab, title: JupyterLab, command: [jupyter, lab]}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("site", "beside", "words", "said"),
+    [
+        (LOCAL, SITE, (), "can read its keys, those of cascade too: give workstation a gateway of its own"),
+        (LOCAL, None, ("--dataplane", "managed"), '"Without systemd" in docs/install.rst'),
+        (LOCAL.replace("service", "sudo"), SITE, ("--dataplane", "managed"), '"Without systemd"'),
+    ],
+)
+def test_a_cluster_on_the_gateways_own_host_is_refused_where_it_does_harm(
+    console: Console, site: str, beside: str | None, words: tuple[str, ...], said: str
+) -> None:
+    (console.directory / "tls.pem").touch()
+    console.configure(
+        "c.Gateway.public_url = 'https://gw.example.org/'\n"
+        f"c.Gateway.tls_certificate = '{console.directory}/tls.pem'\n"
+    )
+    for name, text in (("workstation", site), ("cascade", beside)):
+        path = console.directory / f"sites/{name}.yaml"
+        path.write_text(text) if text else path.unlink()
+    fault = console.fault("run", "-f", str(console.config), *words)
+    assert fault.startswith("workstation: ")
+    assert said in fault
+    assert not console.state.exists()
+
+
+def test_jobs_of_the_gateways_own_account_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    local = parse_site_config(LOCAL, "workstation.yaml")
+    check_together([local], managed=False)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "every user's job is the gateway's own account" in record.message
+    caplog.clear()
+    by_sudo = parse_site_config(LOCAL.replace("service", "sudo"), "workstation.yaml")
+    check_together([by_sudo, parse_site_config(SITE, "cascade.yaml")], managed=False)
+    assert not caplog.records
 
 
 # --- check ----------------------------------------------------------------------------------------------

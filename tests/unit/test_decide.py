@@ -110,6 +110,16 @@ def test_an_endpoint_that_cannot_be_this_runs_is_not_reached(comment: str) -> No
     assert decided(at(Phase.STARTING), Sighting(replace(JOB, comment=comment))).act is Act.WAIT
 
 
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.READY, Phase.UNREACHABLE])
+def test_an_application_that_went_to_another_port_is_followed_on_a_way_of_its_own(phase: Phase) -> None:
+    known = replace(at(phase), host="cn1", port=20001, generation=3)
+    decision = decided(known, Sighting(replace(JOB, comment=token(port=20002))))
+    assert decision == Decision(Act.REACH, changes={"host": "cn1", "port": 20002, "generation": 4})
+    for same in (token(), "", token(run="f" * 16, port=20002)):
+        changes = decided(known, Sighting(replace(JOB, comment=same)), age=1.0).changes
+        assert changes == {}
+
+
 def test_an_application_that_never_listens_is_given_up() -> None:
     decision = decided(at(Phase.STARTING), Sighting(JOB), age=START_PATIENCE + 1)
     assert (decision.event, decision.changes["reason"]) == (Event.STOP, EndReason.FAILED)
@@ -132,7 +142,8 @@ def test_a_requeued_job_loses_its_endpoint_at_once(phase: Phase) -> None:
 @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.SUSPENDED])
 def test_a_running_or_suspended_job_keeps_what_it_has(state: JobState) -> None:
     job = replace(JOB, state=state, comment=token())
-    assert decided(at(Phase.READY), Sighting(job)) == Decision(Act.REACH)
+    known = replace(at(Phase.READY), host="cn1", port=20001)
+    assert decided(known, Sighting(job)) == Decision(Act.REACH)
 
 
 def test_while_stopping_only_the_end_matters() -> None:

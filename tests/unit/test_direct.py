@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,11 +82,17 @@ async def test_a_resolver_that_hangs_is_not_waited_for(
         return ["192.0.2.1"]
 
     ways = Direct("test", tmp_path / "test", hang)
-    for _ in range(5):
+    before = resolvers()
+    for _ in range(12):
         with pytest.raises(DataPlaneError, match="cn1 could not be resolved within"):
             await ways.forward(ALICE, 1, "cn1", 20001)
-    assert threading.active_count() <= 8
+    hanging = resolvers() - before
     answer.set()
+    assert len(hanging) == 2
+
+
+def resolvers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("resolver")}
 
 
 @pytest.mark.parametrize("unusable", ["0.0.0.0", "::", "224.0.0.1", "fe80::1%eth0", "cn1", ""])
@@ -108,6 +115,57 @@ async def test_after_silence_an_address_that_the_host_has_no_more_is_forgotten(
     assert await ways.confirmed(ALICE, 1) is None
     assert await ways.forwards() == {}
     assert await ways.forward(ALICE, 2, "cn1", 20001) == Tcp("192.0.2.7", 20001)
+
+
+class Network:
+    """Which addresses accept connections, and which were asked."""
+
+    def __init__(self, *open_to: str) -> None:
+        self.open_to = set(open_to)
+        self.asked: list[str] = []
+
+    async def __call__(self, address: Tcp) -> bool:
+        self.asked.append(address.ip)
+        return address.ip in self.open_to
+
+
+TWO = ["192.0.2.1", "198.51.100.1"]
+
+
+async def test_of_a_nodes_addresses_the_one_that_the_hub_reaches_is_taken(
+    tmp_path: Path, names: Names
+) -> None:
+    names.known["cn1"] = TWO
+    ways = Direct("test", tmp_path / "test", names, Network(TWO[1]))
+    assert await ways.forward(ALICE, 1, "cn1", 20001) == Tcp(TWO[1], 20001)
+    both = Direct("test", tmp_path / "test", names, Network(*TWO))
+    assert await both.forward(BOB, 1, "cn1", 20001) == Tcp(TWO[0], 20001)
+
+
+async def test_after_silence_another_address_of_the_node_is_taken_only_if_it_is_better(
+    tmp_path: Path, names: Names
+) -> None:
+    names.known["cn1"] = TWO
+    network = Network()
+    ways = Direct("test", tmp_path / "test", names, network)
+    first = await ways.forward(ALICE, 1, "cn1", 20001)
+    assert first == Tcp(TWO[0], 20001)
+    assert await ways.confirmed(ALICE, 1) == first, "none is better"
+    network.open_to = set(TWO)
+    assert await ways.confirmed(ALICE, 1) == first, "it is the application that is silent"
+    network.open_to = {TWO[1]}
+    assert await ways.confirmed(ALICE, 1) is None
+    assert await ways.forward(ALICE, 2, "cn1", 20001) == Tcp(TWO[1], 20001)
+    network.open_to = set(TWO)
+    assert await ways.confirmed(ALICE, 2) == Tcp(TWO[1], 20001), "nor does it go back without need"
+
+
+async def test_a_node_with_one_address_is_not_asked_whether_it_accepts(tmp_path: Path, names: Names) -> None:
+    network = Network()
+    ways = Direct("test", tmp_path / "test", names, network)
+    await ways.forward(ALICE, 1, "cn1", 20001)
+    assert await ways.confirmed(ALICE, 1)
+    assert network.asked == []
 
 
 async def test_what_is_cancelled_is_forgotten_and_the_others_stay(ways: Direct, tmp_path: Path) -> None:
@@ -148,6 +206,13 @@ async def test_arguments_are_checked_before_anything_is_done(
     with pytest.raises(ValueError, match="not a"):
         await ways.forward(server_id, generation, host, port)
     assert names.asked == []
+
+
+async def test_a_connection_is_accepted_where_somebody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert await direct.accepts(Tcp("127.0.0.1", port))
+        assert not await direct.accepts(Tcp("127.0.0.2", port))
 
 
 def test_a_real_name_is_resolved_ipv4_first() -> None:

@@ -16,6 +16,7 @@ from gateway.dataplane.tunnel import Tunnel
 from gateway.endpoint import token
 from gateway.errors import (
     AlreadyRunning,
+    DataPlaneError,
     GatewayError,
     LoginNodeUnreachable,
     NotFound,
@@ -58,7 +59,9 @@ class World:
     listing_fault: GatewayError | None = None
     hides_jobs: bool = False
     answering: bool = True
+    listening: set[tuple[str, int]] = field(default_factory=set)
     forwards_made: dict[tuple[str, int], Path] = field(default_factory=dict)
+    ends: dict[Path, tuple[str, int]] = field(default_factory=dict)
     synced: int = 0
     files: Mapping[str, bytes] = field(default_factory=dict)
     tell_lost: Any = None
@@ -111,9 +114,10 @@ class World:
         return self.forwards_made.get((server_id, generation))
 
     async def forward(self, server_id: str, generation: int, host: str, port: int) -> Path:
-        return self.forwards_made.setdefault(
-            (server_id, generation), Path(f"/run/{server_id}.{generation}.sock")
-        )
+        path = Path(f"/run/{server_id}.{generation}.sock")
+        if self.ends.setdefault(path, (host, port)) != (host, port):
+            raise DataPlaneError(f"{path} leads elsewhere than to {host}:{port}")
+        return self.forwards_made.setdefault((server_id, generation), path)
 
     async def sync(self) -> None:
         self.synced += 1
@@ -127,8 +131,9 @@ class World:
     def on_lost(self, call: Any) -> None:
         self.tell_lost = call
 
-    async def probe(self, *_: Any, **__: Any) -> Answer:
-        return Answer(Outcome.READY if self.answering else Outcome.REFUSED, "")
+    async def probe(self, address: Path, *_: Any, **__: Any) -> Answer:
+        there = self.answering and self.ends[address] in self.listening
+        return Answer(Outcome.READY if there else Outcome.REFUSED, "")
 
     # what happens on the cluster
 
@@ -136,9 +141,13 @@ class World:
         (job,) = [job for job in self.jobs.values() if not job.state.ended]
         return job
 
-    def run_job(self, server: Server, *, publish: bool = True) -> None:
+    def run_job(
+        self, server: Server, *, publish: bool = True, port: int = 20001, serves: bool = True
+    ) -> None:
         job = self.the_job()
-        said = token(server.run, job.restarts, "cn1", 20001) if publish else ""
+        said = token(server.run, job.restarts, "cn1", port) if publish else ""
+        if serves:
+            self.listening = {("cn1", port)}
         self.jobs[job.job_id] = replace(job, state=JobState.RUNNING, host="cn1", comment=said)
 
     def end_job(self, state: JobState) -> None:
@@ -497,6 +506,59 @@ async def test_a_lost_forward_is_made_again_under_a_new_path(
             while not world.forwards_made:
                 await asyncio.sleep(0.01)
         assert list(world.forwards_made) == [(server.id, 2)]
+
+
+async def test_a_port_that_another_application_has_is_left_for_the_one_that_is_published_next(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        await until(store, server.id, Phase.QUEUED)
+        world.run_job(server, port=20001, serves=False)
+        async with asyncio.timeout(5):
+            while not world.forwards_made:
+                await asyncio.sleep(0.01)
+        world.run_job(server, port=20002)
+        now = await until(store, server.id, Phase.READY)
+    assert now.port == 20002
+    assert world.ends[world.forwards_made[server.id, now.generation]] == ("cn1", 20002)
+
+
+@pytest.mark.parametrize("phase", [Phase.READY, Phase.UNREACHABLE])
+async def test_a_server_in_use_that_goes_to_another_port_is_followed_at_once(
+    conductor: Any, world: World, store: ServerStore, monkeypatch: pytest.MonkeyPatch, phase: Phase
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        if phase is Phase.UNREACHABLE:
+            world.listening = set()
+            await until(store, server.id, phase)
+        else:
+            monkeypatch.setattr(patience, "PROBE_READY", 30.0)
+        synced = world.synced
+        world.run_job(server, port=20002)
+        async with asyncio.timeout(5):
+            while world.synced == synced or (await store.get(server.id)).phase is not Phase.READY:
+                await asyncio.sleep(0.01)
+        now = await store.get(server.id)
+    assert world.ends[world.forwards_made[server.id, now.generation]] == ("cn1", 20002)
+
+
+async def test_a_start_without_an_answer_says_so_in_the_end_and_what_to_do(
+    conductor: Any, world: World, store: ServerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "START_PATIENCE", 0.3)
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        await until(store, server.id, Phase.QUEUED)
+        world.run_job(server, serves=False)
+        said: list[str] = []
+        async with asyncio.timeout(5):
+            while not said or "stop it and start again" not in said[-1]:
+                said.append((await store.get(server.id)).message)
+                await asyncio.sleep(0.01)
+        assert any("Wait a little" in text for text in said)
+        assert (await store.get(server.id)).phase is Phase.STARTING, "it may be the network: the job goes on"
 
 
 async def test_a_requeued_job_is_reached_anew(conductor: Any, world: World, store: ServerStore) -> None:
