@@ -25,7 +25,7 @@ from gateway.commands import (
     units,
     why,
 )
-from gateway.errors import BadRequest, GatewayError
+from gateway.errors import BadRequest, ConfigError, GatewayError, NotFound
 
 #: In the order of ``gateway --help``.
 _COMMANDS = (
@@ -55,17 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``gateway``; by default the process's own.
 
     Returns:
-        The exit status: 0, or 1 after one clear sentence on standard error.
+        The exit status: 0, or 1 after one clear sentence (or two lines) on standard error.
     """
     options = _parser().parse_args(arguments)
     call: Callable[[argparse.Namespace], int] = options.call
     try:
         return call(options)
     except GatewayError as error:
-        print(error.public if isinstance(error, BadRequest) else error, file=sys.stderr)  # noqa: T201
+        print(_told(error), file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _told(error: GatewayError) -> str:
+    """Return what a command says of an error: one line, and what to do next if that line does not say it."""
+    if isinstance(error, BadRequest):
+        return error.public
+    said = str(error)
+    complete = isinstance(error, (ConfigError, NotFound)) or error.advice in said
+    return said if complete else f"{said}\n{error.advice}"
 
 
 def _parser() -> argparse.ArgumentParser:

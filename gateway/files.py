@@ -26,8 +26,15 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a 0600 file whole or not at all: ``mkstemp`` makes it with that mode."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a 0600 file whole or not at all: ``mkstemp`` makes it with that mode.
+
+    What a writer that was killed has left is removed: it may hold a key. So there must be one at a time.
+    """
+    prefix = f".{path.name}."
+    for entry in path.parent.iterdir():
+        if entry.name.startswith(prefix):
+            entry.unlink(missing_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

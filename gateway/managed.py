@@ -19,6 +19,7 @@ from gateway import parts
 from gateway.config import Settings
 from gateway.dataplane.haproxy import HAProxy
 from gateway.dataplane.masters import Duty, Masters
+from gateway.dataplane.snapshot import is_whole
 from gateway.errors import ConfigError, GatewayError
 from gateway.pki import Authority
 from gateway.routing import INTERVAL
@@ -31,10 +32,21 @@ log = logging.getLogger(__name__)
 async def prepare_haproxy(settings: Settings) -> None:
     """Write what HAProxy starts with, with the routes that it had last; what is right is left alone.
 
+    Where that fails, and files of before are there, it is logged and HAProxy can start with those.
+
     Raises:
         ConfigError: Something is missing or does not fit.
         DataPlaneError: HAProxy is missing or too old, or its files cannot be written.
     """
+    try:
+        await _prepare_haproxy(settings)
+    except GatewayError as error:
+        if not is_whole(settings.run_dir / "haproxy"):
+            raise
+        log.error("HAProxy starts with the files of before: %s", error)
+
+
+async def _prepare_haproxy(settings: Settings) -> None:
     settings.require(settings.gateway, "tls_certificate")
     settings.require_file(settings.gateway, "tls_certificate")
     run_dir = parts.private_directory(settings.run_dir, parts.proxy_group(settings))

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -39,6 +39,7 @@ def render_units(settings: Settings, config: Path, user: str) -> Mapping[Path, s
     """
     directory = settings.run_dir / "haproxy"
     group = settings.gateway.proxy_group
+    haproxy = _program(settings.gateway.haproxy or "haproxy")
     values = {
         "user": user,
         "proxy_user": group or user,
@@ -47,12 +48,12 @@ def render_units(settings: Settings, config: Path, user: str) -> Mapping[Path, s
         "run_dir": str(settings.run_dir),
         "state_dir": str(settings.state_dir),
         "config": str(config.absolute()),
-        "etc_dir": str(config.absolute().parent),
-        "haproxy": _program(settings.gateway.haproxy or "haproxy"),
+        "haproxy": haproxy,
         "setpriv": _program("setpriv"),
         "files": str(OPEN_FILES),
     }
-    for name, value in values.items():
+    hidden = [str(path) for path in _hidden(settings, config.absolute(), Path(haproxy))]
+    for name, value in (*values.items(), *(("path", path) for path in hidden)):
         if not _PLAIN.fullmatch(value):
             raise ConfigError(f"{name} {value!r}: letters, digits and _ . / @ : + - only, for systemd")
     environment = Environment(
@@ -65,7 +66,27 @@ def render_units(settings: Settings, config: Path, user: str) -> Mapping[Path, s
     )
     templates = {path: f"{name}.j2" for name, path in UNITS.items()} | {_TMPFILES: "tmpfiles.conf.j2"}
     values["gateway"] = " ".join(_gateway())
+    values["hidden"] = " ".join(f"-{path}" for path in hidden)
     return {path: environment.get_template(name).render(values) for path, name in templates.items()}
+
+
+def _hidden(settings: Settings, config: Path, haproxy: Path) -> Sequence[Path]:
+    """Return what HAProxy's unit does not see: the hub's directories and files.
+
+    A directory is hidden if it can be the gateway's own: two names deep (``/etc/gateway``, not ``/etc``), and
+    without anything that HAProxy needs. Else only the files in it are that the configuration names.
+    """
+    needed = (haproxy, settings.run_dir, Path("/usr/lib"))
+    directories = (settings.state_dir, config.parent, Path(settings.gateway.site_dir).absolute())
+    named = (settings.gateway.tls_certificate, settings.ldap.reader_password_file)
+    own = [
+        path
+        for path in directories
+        if len(path.parts) > 2 and not any(need.is_relative_to(path) for need in needed)
+    ]
+    files = [config, *(Path(name).absolute() for name in named if name)]
+    left = [path for path in files if not any(path.is_relative_to(directory) for directory in own)]
+    return list(dict.fromkeys([*own, *left]))
 
 
 def _program(name: str) -> str:

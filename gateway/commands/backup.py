@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,10 @@ def add(commands: Commands) -> None:
 
 def _backup(options: argparse.Namespace) -> int:
     settings = private_settings(options)
-    held = back_up(settings.database_url, settings.state_dir, options.archive)
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        held = back_up(settings.database_url, settings.state_dir, options.archive)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     say(options.archive if held else f"{options.archive}: without the database, which pg_dump is for")
     return 0

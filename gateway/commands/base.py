@@ -61,6 +61,12 @@ def log_to_stderr(settings: Settings) -> None:
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs statements with their values
+    keep_audit()
+
+
+def keep_audit() -> None:
+    """Have audit lines (who was certified as whom) written wherever a log goes, whatever its level is."""
+    logging.getLogger("gateway.audit").setLevel(logging.INFO)
 
 
 def say(what: object) -> None:

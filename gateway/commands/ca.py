@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
     rotate = add_command(verbs, "rotate", _rotate, about)
     how = rotate.add_mutually_exclusive_group()
     how.add_argument("--finish", action="store_true", help="sign with the next key from now on")
+    how.add_argument("--back", action="store_true", help="undo --finish: sign with the previous key again")
     how.add_argument("--cancel", action="store_true", help="give the next key up")
     for verb in (init, show, rotate):
         add_config(verb)
@@ -48,6 +49,8 @@ def _show(options: argparse.Namespace) -> int:
 def _rotate(options: argparse.Namespace) -> int:
     if options.finish:
         return _print(options, lambda authority: authority.finish())
+    if options.back:
+        return _print(options, lambda authority: authority.back())
     if options.cancel:
         return _print(options, lambda authority: authority.cancel())
     return _print(options, lambda authority: authority.prepare(options.type))

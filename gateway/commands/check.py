@@ -32,4 +32,6 @@ def _check(options: argparse.Namespace) -> int:
             status = 1
             continue
         say(f"{path}: ok: {site.title} ({site.name}, {site.scheduler}), {len(site.partitions)} partitions")
+        if site.login.act_as == "certificate" and not site.login.source_addresses:
+            say(f"{path}: warning: set login.source_addresses, or a stolen certificate is good from anywhere")
     return status

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
-from gateway.commands.base import add_command, add_config, private_settings
+from gateway.commands.base import add_command, add_config, log_to_stderr, private_settings
 from gateway.managed import prepare_haproxy
 
 if TYPE_CHECKING:
@@ -20,5 +20,7 @@ def add(commands: Commands) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    asyncio.run(prepare_haproxy(private_settings(options)))
+    settings = private_settings(options)
+    log_to_stderr(settings)
+    asyncio.run(prepare_haproxy(settings))
     return 0

@@ -245,7 +245,8 @@ class Masters:
         errors = [failures.error for failures in self._failures.values()]
         if not self._keeps:
             return LoginNodeUnreachable(
-                f"{self!r}: is gateway-tunnels running, and what does it say? journalctl -u gateway-tunnels"
+                f"{self!r}: is gateway-tunnels running, and was it restarted since this cluster was added? "
+                "What does it say? journalctl -u gateway-tunnels"
             )
         if not errors:
             return DataPlaneError(f"{self!r}: no master could be started")

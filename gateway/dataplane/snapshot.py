@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,6 +100,16 @@ class Snapshot:
             if path != self._settings.node_ca and not _holds(copy, copies[copy]):
                 check_pair(path)
         return copies
+
+
+def is_whole(directory: Path) -> bool:
+    """Return whether a configuration is there, and all the files in the directory that it names."""
+    try:
+        config = (directory / "haproxy.cfg").read_text()
+    except OSError:
+        return False
+    named = re.findall(rf"{re.escape(str(directory))}/([\w.-]+)(?![\w./-])", config)
+    return bool(named) and all((directory / name).exists() for name in named if not name.endswith(".sock"))
 
 
 def _make_directory(directory: Path, group: int | None, *, writable: bool = False) -> None:

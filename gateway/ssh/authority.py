@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import pwd
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -116,6 +116,14 @@ class UserAuthority:
         """
         return self._change(lambda: self.keys().finished())
 
+    def back(self) -> Keys:
+        """Sign with the previous key again; the present one is the next.
+
+        Raises:
+            ConfigError: There is none, or the files cannot be used.
+        """
+        return self._change(lambda: self.keys().taken_back())
+
     def cancel(self) -> Keys:
         """Forget the next key.
 
@@ -155,9 +163,37 @@ class UserAuthority:
             ConfigError: The CA's files cannot be used.
         """
         check_user(user)
-        now = now or datetime.now(UTC)
+        return self._signed(user, terms, self.keys().current, now or datetime.now(UTC))
+
+    def certify_for_trial(
+        self, user: str, terms: Terms, *, by_next: bool = False, now: datetime | None = None
+    ) -> UserCertificate:
+        """Return a certificate with which nobody can do anything, to see whether a login node refuses it.
+
+        For root too, and for nobody else whom `certify` refuses. It ends after a minute, and its one command
+        is ``/bin/false``. One line about it goes to the log ``gateway.audit``.
+
+        Args:
+            user: Root, or a user of the cluster.
+            terms: What else it says; not its command and minutes.
+            by_next: Whether the next key signs it, which signs nothing else yet.
+            now: The time (UTC); the clock's if it is not given.
+
+        Raises:
+            Forbidden: The gateway never acts for an account of this name.
+            ConfigError: The CA's files cannot be used, or there is no next key.
+        """
+        if user != "root":
+            check_user(user)
+        keys = self.keys()
+        signer = keys.next if by_next else keys.current
+        if signer is None:
+            raise ConfigError("There is no next key. Make one first: gateway ca rotate")
+        harmless = replace(terms, command="/bin/false", minutes=1)
+        return self._signed(user, harmless, signer, now or datetime.now(UTC))
+
+    def _signed(self, user: str, terms: Terms, signer: CaKey, now: datetime) -> UserCertificate:
         ends = now + timedelta(minutes=terms.minutes)
-        current = self.keys().current
         serial = self._next_serial(now)
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
@@ -175,7 +211,7 @@ class UserAuthority:
             builder = builder.add_critical_option(
                 b"source-address", ",".join(terms.source_addresses).encode()
             )
-        signed = builder.sign(loaded(current.private))
+        signed = builder.sign(loaded(signer.private))
         _audit.info(
             'SSH certificate: serial %d, id "%s", principal %s, cluster %s, valid until %s, key %s, CA %s',
             serial,
@@ -184,9 +220,9 @@ class UserAuthority:
             terms.cluster,
             ends.isoformat(timespec="seconds"),
             fingerprint(public_line(key)),
-            current.fingerprint,
+            signer.fingerprint,
         )
-        return UserCertificate(key, signed.public_bytes().decode(), serial, current.fingerprint)
+        return UserCertificate(key, signed.public_bytes().decode(), serial, signer.fingerprint)
 
     def _next_serial(self, now: datetime) -> int:
         """Return a number that was never given before, and is on the disk.

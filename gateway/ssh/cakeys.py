@@ -1,8 +1,8 @@
 """The keys of the gateway's SSH user CA, and how one follows another. No I/O.
 
 A new key is *next* first: login nodes learn to trust it while the current one still signs. Then it becomes
-the current one, and the old one is *previous*: its public half is shown until the next rotation, so that
-everybody sees which line the login nodes no longer need.
+the current one, and the old one is *previous*: until the next rotation it is kept, so that the step can be
+taken back, and its public half shown, so that everybody sees which line the login nodes no longer need.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CaKey:
     """One key of the CA.
 
     ``public`` is its line for sshd's TrustedUserCAKeys, without a comment; ``private`` is in OpenSSH's
-    format, and empty once the key signs no more.
+    format, and may be empty of a previous key.
     """
 
     public: str
@@ -60,7 +60,7 @@ class CaKey:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The CA's keys: the one that signs, the one that will, and the public half of the one that did."""
+    """The CA's keys: the one that signs, the one that will, and the one that did."""
 
     current: CaKey
     next: CaKey | None = None
@@ -80,14 +80,24 @@ class Keys:
         return Keys(self.current, new)
 
     def finished(self) -> Keys:
-        """Return the keys with the next one as the one that signs; the old private key is gone.
+        """Return the keys with the next one as the one that signs; the old one can be brought back.
 
         Raises:
             ConfigError: There is no next one.
         """
         if self.next is None:
             raise ConfigError("There is no next key. Make one first: gateway ca rotate")
-        return Keys(self.next, None, CaKey(self.current.public, "", self.current.created))
+        return Keys(self.next, None, self.current)
+
+    def taken_back(self) -> Keys:
+        """Return the keys as they were before the last step: the previous one signs, the present is next.
+
+        Raises:
+            ConfigError: There is no previous one, or its private half is gone.
+        """
+        if self.previous is None or not self.previous.private:
+            raise ConfigError("There is no previous key to go back to.")
+        return Keys(self.previous, self.current)
 
     def cancelled(self) -> Keys:
         """Return the keys without the next one.
@@ -116,7 +126,7 @@ def trusted_keys(keys: Keys) -> str:
     parts = (
         ("signs", keys.current),
         ("next: signs after gateway ca rotate --finish", keys.next),
-        ("previous: signs no more, its line can be removed from the login nodes", keys.previous),
+        ("previous: signs no more (unless gateway ca rotate --back), its line can be removed", keys.previous),
     )
     return "".join(
         f"# {what}; made {key.created:%Y-%m-%d %H:%M} UTC; {key.fingerprint}\n{key.public} gateway\n"
@@ -150,13 +160,14 @@ def parsed(content: bytes) -> Keys:
         return CaKey(data["public"], data["private"], datetime.fromisoformat(data["created"]))
 
     named = json.loads(content)
-    current, following = one(named["current"]), one(named["next"])
+    current, following, previous = (one(named[name]) for name in ("current", "next", "previous"))
     if current is None:
         raise ValueError("there is no current key")
-    for key in (current, following):
+    can_sign = (current, following, previous if previous and previous.private else None)
+    for key in can_sign:
         if key is not None and public_line(loaded(key.private)) != key.public:
             raise ValueError(f"the private key of {key.fingerprint} is another one")
-    return Keys(current, following, one(named["previous"]))
+    return Keys(current, following, previous)
 
 
 def loaded(private: str) -> PrivateKey:

@@ -74,6 +74,10 @@ class SessionStore:
         row = await self._database.row(query)
         return None if row is None else Session(session_hash, User(row.name, row.admin), row.expires)
 
+    async def knows(self, name: str) -> bool:
+        """Return whether somebody of this name has logged in before, or has got a token."""
+        return await self._database.row(select(users.c.name).where(users.c.name == name)) is not None
+
     async def end_session(self, session_hash: str) -> None:
         """Forget a session; its grants and codes go with it.
 

@@ -137,6 +137,21 @@ def test_haproxy_comes_back_complete_and_the_hub_says_when_it_is_not_there(
     assert reaches(alice)
 
 
+@pytest.mark.parametrize("lost", ["hub/tls.pem", "hub/managed_config.py"])
+def test_haproxy_comes_back_complete_without_certificate_or_configuration(
+    lab: Lab, machine: Systemd, alice: Person, lost: str
+) -> None:
+    file = lab.state / lost
+    held = file.read_text()
+    machine.run("systemctl", "stop", HUB)
+    try:
+        file.write_text("damaged [\n")
+        machine.run("systemctl", "restart", HAPROXY)
+        assert reaches(alice)
+    finally:
+        file.write_text(held)
+
+
 def test_a_new_certificate_is_served_without_a_command(lab: Lab, machine: Systemd, alice: Person) -> None:
     pem = lab.state / "hub/tls.pem"
     old, worker = pem.read_text(), machine.processes(HAPROXY)

@@ -22,7 +22,7 @@ from gateway.dataplane.masters import Duty, Masters
 from gateway.dataplane.process import lives
 from gateway.dataplane.tunnel import TunnelSettings
 from gateway.errors import ConfigError, DataPlaneError, LoginNodeUnreachable
-from gateway.managed import end_tunnels, keep_tunnels, only_keeper
+from gateway.managed import end_tunnels, keep_tunnels, only_keeper, prepare_haproxy
 from tests.proxy.sshd import Sshd
 from tests.proxy.stage import ALICE, Stage, cookie
 
@@ -90,6 +90,33 @@ async def test_a_damaged_certificate_replaces_no_good_one(stage: Stage) -> None:
     tls.write_bytes(other_key)
     await stage.haproxy.ensure()
     assert await stage.workers() != workers
+
+
+async def test_haproxy_is_left_what_it_has_where_nothing_better_can_be_made(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="gw", dir="/tmp") as name:
+        tls, run_dir = Path(name) / "tls.pem", Path(name) / "run"
+        values = {"tls_certificate": str(tls), "bind": ["127.0.0.1:1"]}
+        values |= {"run_dir": str(run_dir), "state_dir": f"{name}/state"}
+        settings = Settings(Config({"Gateway": values}), "test")
+        with pytest.raises(ConfigError, match="No such file"):
+            await prepare_haproxy(settings)
+        certificate(tls, "one")
+        await prepare_haproxy(settings)
+        before = {path: path.read_bytes() for path in (run_dir / "haproxy").iterdir()}
+        for damaged in (b"", None):
+            tls.unlink() if damaged is None else tls.write_bytes(damaged)
+            caplog.clear()
+            await prepare_haproxy(settings)
+            assert "HAProxy starts with the files of before" in caplog.text
+            assert "tls.pem" in caplog.text
+        assert {path: path.read_bytes() for path in (run_dir / "haproxy").iterdir()} == before
+        for path, content in before.items():  # with less than all of them it could not start
+            path.unlink()
+            with pytest.raises(ConfigError, match="No such file"):
+                await prepare_haproxy(settings)
+            path.write_bytes(content)
 
 
 def test_a_process_of_another_user_lives_though_proc_may_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,12 @@ async def test_migrations_make_exactly_the_tables_that_the_code_uses(server: Ser
     await engine.dispose()
 
 
+async def test_of_two_upgrades_at_once_one_waits_and_finds_nothing_to_do(server: Server) -> None:
+    url = await asyncio.to_thread(server.create, "twice")
+    found = await asyncio.gather(upgrade(url), upgrade(url))
+    assert sorted(found, key=str) == [(head(), head()), (None, head())]
+
+
 async def test_a_server_that_is_gone_is_an_error_of_ours(server: Server) -> None:
     async with Database(server.url("none").replace(str(server.directory), "/nowhere")) as database:
         with pytest.raises(DatabaseUnreachable):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from traitlets.config import Config
 
 from gateway.cli import main
-from gateway.units import UNITS
+from gateway.config import Settings
+from gateway.units import UNITS, render_units
 
 #: The exposure that each may have, of 10; Debian's own haproxy.service has 9.
 MOST = 2.0
@@ -64,6 +67,28 @@ def test_without_a_group_haproxy_runs_as_the_hubs_user(
     assert printed.count("User=gateway\n") == 3
     assert "InaccessiblePaths" not in printed
     assert "master.sock,mode,600" in printed
+
+
+@pytest.mark.parametrize(
+    ("config", "site_dir", "hidden"),
+    [
+        ("/etc/gateway/gateway_config.py", "/etc/gateway/sites", "-/s/gw -/etc/gateway -/etc/gateway/sites"),
+        ("/etc/gateway_config.py", "/srv/g/sites", "-/s/gw -/srv/g/sites -/etc/gateway_config.py"),
+        ("/etc/gateway_config.py", "/etc", "-/s/gw -/etc/gateway_config.py"),
+        ("/run/gateway/c.py", "/usr/lib", "-/s/gw -/run/gateway/c.py"),
+        ("/usr/sbin/c.py", "/srv/g/sites", "-/s/gw -/srv/g/sites -/usr/sbin/c.py"),
+    ],
+)
+def test_haproxy_sees_nothing_of_the_hubs_and_all_of_the_systems(
+    config: str, site_dir: str, hidden: str
+) -> None:
+    values = {"site_dir": site_dir, "state_dir": "/s/gw", "proxy_group": "p", "run_dir": "/run/gateway"}
+    values |= {"tls_certificate": "/etc/tls.pem", "haproxy": "/usr/sbin/haproxy"}
+    ldap = {"reader_password_file": "/etc/gateway/ldap-password"}
+    files = render_units(Settings(Config({"Gateway": values, "Ldap": ldap}), "test"), Path(config), "bin")
+    (line,) = re.findall("^InaccessiblePaths=(.*)$", files[UNITS["gateway-haproxy.service"]], re.MULTILINE)
+    password = "" if "-/etc/gateway " in f"{hidden} " else " -/etc/gateway/ldap-password"
+    assert line == f"{hidden} -/etc/tls.pem{password}"
 
 
 @pytest.mark.parametrize("run_dir", ["/run/a b", "/run/%h", "/run/a\nUser=root"])

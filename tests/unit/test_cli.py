@@ -232,6 +232,16 @@ def test_good_site_configs_are_named_each(console: Console) -> None:
     assert console.output("check", str(path)) == f"{path}: ok: Cascade (cascade, slurm), 1 partitions\n"
 
 
+def test_certificates_that_are_good_from_anywhere_are_warned_of(console: Console) -> None:
+    path = console.directory / "sites/cascade.yaml"
+    path.write_text(SITE.replace("act_as: sudo", "act_as: certificate"))
+    ok, warning = console.output("check", str(path)).splitlines()
+    assert ok.startswith(f"{path}: ok: ")
+    assert warning.startswith(f"{path}: warning: set login.source_addresses")
+    path.write_text(SITE.replace("act_as: sudo", "act_as: certificate, source_addresses: [192.0.2.10]"))
+    assert console.output("check", str(path)).count("\n") == 1
+
+
 def test_faults_of_all_files_are_told_with_their_lines(console: Console) -> None:
     good, bad, none = (console.directory / name for name in ("sites/cascade.yaml", "bad.yaml", "none.yaml"))
     bad.write_text(SITE.replace("1h", "soon").replace("jupyter, lab", ""))

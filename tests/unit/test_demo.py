@@ -104,6 +104,23 @@ def test_a_directory_with_other_things_in_it_is_left_alone() -> None:
         assert [path.name for path in Path(name).iterdir()] == ["thesis"]
 
 
+def test_a_file_or_a_directory_that_cannot_be_read_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreadable(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    with TemporaryDirectory(dir="/tmp") as name:
+        (Path(name) / "file").touch()
+        for path in ("file", "file/below"):
+            with pytest.raises(ConfigError, match=rf"^--dir {name}/{path}: Not a directory: name another"):
+                place.named(Path(name) / path)
+        monkeypatch.setattr(Path, "exists", unreadable)
+        with pytest.raises(ConfigError, match=rf"^--dir {name}/below: Permission denied: name another"):
+            place.named(Path(name) / "below")
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("name", ["a b", "x" * 70, "-;"])
 def test_a_directory_that_sockets_or_haproxy_cannot_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="letters, digits"):

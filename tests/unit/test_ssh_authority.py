@@ -103,15 +103,41 @@ def keys_in(file: str) -> set[str]:
     return {" ".join(line.split()[:2]) for line in lines}
 
 
-def test_the_private_key_that_signs_no_more_is_gone(authority: UserAuthority) -> None:
+def test_the_private_key_that_signs_no_more_is_gone_at_the_next_rotation(authority: UserAuthority) -> None:
     old = authority.keys().current.private.splitlines()[2]
     authority.prepare("ecdsa")
     authority.finish()
-    previous = authority.keys().previous
-    assert previous is not None
-    assert previous.private == ""
-    assert old not in (authority.directory / "keys.json").read_text()
     assert authority.prepare("ecdsa").previous is None
+    assert old not in (authority.directory / "keys.json").read_text()
+
+
+def test_a_finish_that_came_too_early_can_be_taken_back(authority: UserAuthority) -> None:
+    first = authority.keys().current
+    prepared = authority.prepare("ecdsa")
+    finished = authority.finish()
+    assert authority.back() == prepared
+    assert signer(authority.certify("alice", TERMS)) == first.public
+    assert authority.finish() == finished
+
+
+def test_there_is_no_way_back_without_the_old_private_key(authority: UserAuthority) -> None:
+    with pytest.raises(ConfigError, match="no previous key"):
+        authority.back()
+    authority.prepare("ecdsa")
+    authority.finish()
+    path = authority.directory / "keys.json"
+    held = json.loads(path.read_text())
+    held["previous"]["private"] = ""  # as it was written before there was a way back
+    path.write_text(json.dumps(held))
+    with pytest.raises(ConfigError, match="no previous key"):
+        authority.back()
+
+
+def test_what_a_killed_writer_left_of_the_keys_is_removed(authority: UserAuthority) -> None:
+    left = authority.directory / ".keys.json.abcd1234"
+    left.write_text("PRIVATE")
+    authority.prepare("ecdsa")
+    assert not left.exists()
 
 
 def test_a_next_key_can_be_given_up(authority: UserAuthority) -> None:
@@ -303,3 +329,28 @@ def test_a_name_that_is_a_system_account_on_this_host_is_refused(monkeypatch: py
         check_user("telegraf")
     known(10001)
     check_user("telegraf")
+
+
+# --- trials ---------------------------------------------------------------------------------------
+
+
+def test_a_certificate_for_a_trial_is_for_nothing_and_for_a_minute(
+    authority: UserAuthority, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "gateway.audit"):
+        made = authority.certify_for_trial("root", TERMS, now=NOW)
+    found = read(made)
+    assert (found.valid_principals, found.critical_options[b"force-command"]) == ([b"root"], b"/bin/false")
+    assert found.valid_before == int((NOW + timedelta(minutes=1)).timestamp())
+    assert "principal root" in caplog.text
+    with pytest.raises(Forbidden):
+        authority.certify_for_trial("slurm", TERMS)
+
+
+def test_a_certificate_of_the_next_key_is_for_a_trial_only(authority: UserAuthority) -> None:
+    with pytest.raises(ConfigError):
+        authority.certify_for_trial("alice", TERMS, by_next=True)
+    prepared = authority.prepare("ecdsa", NOW)
+    assert prepared.next is not None
+    assert signer(authority.certify_for_trial("alice", TERMS, by_next=True)) == prepared.next.public
+    assert signer(authority.certify("alice", TERMS)) == prepared.current.public

@@ -143,6 +143,13 @@ async def test_an_expired_session_is_none(sessions: SessionStore) -> None:
     assert await sessions.session("nosuch") is None
 
 
+async def test_who_has_logged_in_is_known_from_then_on(sessions: SessionStore) -> None:
+    assert not await sessions.knows("alice")
+    await sessions.login(User("alice"), "s1", NOW - timedelta(seconds=1))
+    assert await sessions.knows("alice")
+    assert not await sessions.knows("hunter2")
+
+
 async def test_a_code_is_taken_once(sessions: SessionStore) -> None:
     await sessions.login(User("alice"), "s1", NOW + timedelta(hours=1))
     await sessions.save_code("c1", Code("s1", "/user/alice/", "state", "host"), NOW + timedelta(hours=1))
