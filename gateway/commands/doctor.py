@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.commands.base import add_command, add_config, say
+from gateway.commands.base import add_command, add_config, keep_audit, say
 from gateway.config import Settings, load_settings
 from gateway.doctor.check import Check, not_ok, skipped
 from gateway.doctor.examination import Question, examine
@@ -51,16 +51,17 @@ def _doctor(options: argparse.Namespace) -> int:
     os.umask(0o077)
     _quiet()
     begun = time.monotonic()
+    told = _Told()
     try:
-        checks = _examine(options, _ignore if options.json else lambda check: say(line(check)))
+        checks = _examine(options, _ignore if options.json else lambda check: say(line(check)), told)
     except asyncio.CancelledError:
-        return 128 + signal.SIGTERM
+        return 128 + (told.signal or signal.SIGTERM)
     seconds = time.monotonic() - begun
     say(document(checks, seconds) if options.json else summary(checks, seconds))
     return 0 if all_ok(checks) else 1
 
 
-def _examine(options: argparse.Namespace, report: Callable[[Check], None]) -> list[Check]:
+def _examine(options: argparse.Namespace, report: Callable[[Check], None], told: _Told) -> list[Check]:
     try:
         settings = load_settings(options.config)
     except ConfigError as error:
@@ -73,14 +74,31 @@ def _examine(options: argparse.Namespace, report: Callable[[Check], None]) -> li
             report(check)
         return checks
     question = Question(options.cluster, options.user, options.job, tuple(options.option))
-    return asyncio.run(_until_told(settings, question, report))
+    return asyncio.run(_until_told(settings, question, report, told))
 
 
-async def _until_told(settings: Settings, question: Question, report: Callable[[Check], None]) -> list[Check]:
-    """Examine until SIGTERM too takes away what there is of a job."""
+class _Told:
+    """The signal that ended the examination, None if none did."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def end(self, task: asyncio.Task[object], number: signal.Signals) -> None:
+        """End a task, once: a closed terminal says it twice, and a job is to be taken away in peace."""
+        if self.signal is None:
+            self.signal = number
+            task.cancel()
+
+
+async def _until_told(
+    settings: Settings, question: Question, report: Callable[[Check], None], told: _Told
+) -> list[Check]:
+    """Examine until SIGTERM or a closed terminal; these too take away what there is of a job."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  a coroutine runs in one
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            asyncio.get_running_loop().add_signal_handler(number, told.end, task, number)
     return await examine(settings, question, report)
 
 
@@ -89,8 +107,9 @@ def _ignore(_: Check) -> None:
 
 
 def _quiet() -> None:
-    """Log nothing: what is wrong is said by the steps, but for what they leave behind."""
+    """Log audit lines alone: what is wrong is said by the steps, but for what they leave behind."""
     quiet_library_log()
     logging.basicConfig(format="%(message)s", level=logging.CRITICAL)
     logging.getLogger("gateway").setLevel(logging.CRITICAL)
     logging.getLogger("gateway.doctor").setLevel(logging.ERROR)
+    keep_audit()

@@ -12,6 +12,7 @@ from gateway.doctor.logins import Logins
 from gateway.doctor.patient import Patient
 from gateway.doctor.people import People
 from gateway.doctor.slurm import SlurmSteps
+from gateway.doctor.vouching import Vouching
 from gateway.doctor.walk import Step
 
 
@@ -45,16 +46,7 @@ def cluster_steps(patient: Patient) -> list[Step]:
     path.add("login", logins.login, "host key", "key file")
     if site.login.transport == "ssh":
         path.add("clock", here.clock, "login")
-    if site.login.act_as != "service":
-        path.add("launcher", people.launcher, "login")
-    if site.login.act_as == "sudo":
-        path.add("sudo", people.sudo, "login")
-    path.add("root", people.root_refused, "login")
-    if site.login.act_as == "certificate":
-        path.add(
-            "SSH CA", people.authority, host="state directory"
-        )  # a certificate's number is written there
-    path.add("act as", people.act_as, "sudo", "launcher", "SSH CA", "login")
+    _add_acting(path, patient, people)
     if site.scheduler == "slurm":
         slurm = SlurmSteps(patient)
         path.add("programs", slurm.programs, "login")
@@ -71,3 +63,19 @@ def cluster_steps(patient: Patient) -> list[Step]:
     path.add("ports", here.ports, "login")
     path.add("applications", here.applications, "login")
     return path.steps
+
+
+def _add_acting(path: _Path, patient: Patient, people: People) -> None:
+    """Add the steps of acting for people."""
+    act_as, vouching = patient.site.login.act_as, Vouching(patient)
+    if act_as != "service":
+        path.add("launcher", people.launcher, "login")
+    if act_as == "sudo":
+        path.add("sudo", people.sudo, "login")
+    if act_as == "certificate":
+        # A certificate's number is written there.
+        path.add("SSH CA", vouching.authority, host="state directory")
+    path.add("root", people.root_refused, "SSH CA", "login")
+    path.add("act as", people.act_as, "sudo", "launcher", "SSH CA", "login")
+    if act_as == "certificate":
+        path.add("next SSH CA key", vouching.next_key, "act as")

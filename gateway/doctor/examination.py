@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from gateway.doctor.cluster import cluster_steps
 from gateway.doctor.host import Host
 from gateway.doctor.job import JobWalk
 from gateway.doctor.patient import Patient
-from gateway.doctor.walk import Step, walk
+from gateway.doctor.scratch import clear_up, scratch
+from gateway.doctor.walk import Step, in_thread, walk
 from gateway.errors import BadRequest, ConfigError, LoginNodeRefused
 from gateway.model import Command, Completed
 from gateway.options import check, from_strings
@@ -58,9 +58,10 @@ async def examine(settings: Settings, question: Question, report: Callable[[Chec
     wanted = _wanted(files, question.cluster)
     steps = Host(settings, sites, faults, question.user).steps()
     async with AsyncExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gw-doctor-")))
+        await in_thread(clear_up)
+        place = stack.enter_context(scratch())
         for site, file in wanted:
-            steps += await _cluster(stack, settings, site, file, question, scratch)
+            steps += await _cluster(stack, settings, site, file, question, place)
         return await walk(steps, report)
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from gateway.doctor.check import Finding, ok, warning, worst
-from gateway.doctor.patient import Patient, hung, never_ran, words_of
+from gateway.doctor.patient import COMMAND, Patient, hung, never_ran, words_of
 from gateway.siteconfig import Application
 
 #: Seconds by which the clocks may differ.
@@ -16,6 +16,8 @@ _SKEW = 30.0
 _FEW_PORTS = 100
 #: Seconds that an application may take to say its version.
 _VERSION = 4
+#: Printed once the prologue has ended and the command is found.
+_FOUND = "gateway-doctor: found"
 _PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
@@ -51,19 +53,26 @@ class Here:
 
     async def _application(self, application: Application) -> Finding:
         shell = shlex.split(application.shell)
-        ask = f'command -v "$1" >/dev/null || exit 127\ntimeout {_VERSION} "$@" --version'
+        ask = f'command -v "$1" >/dev/null || exit 127\necho "{_FOUND}"\ntimeout {_VERSION} "$@" --version'
         check = f"{application.prologue}\n{ask}"
         answer = await self.patient.ask(*shell, "-c", check, "gateway-doctor", *application.command)
         command = shlex.join(application.command)
-        if answer.status == 0:
-            said = (answer.stdout.strip() or answer.stderr.strip()).splitlines()
+        _, found, version = answer.stdout.rpartition(f"{_FOUND}\n")
+        if found and answer.status == 0:
+            said = (version.strip() or answer.stderr.strip()).splitlines()
             return ok(f"{application.name}: {command} {said[-1][:60] if said else ''}".rstrip())
-        if answer.status == 124:
+        if found and hung(answer, command):
             return ok(
                 f"{application.name}: {command} is there, and takes more than {_VERSION} s to say its version"
             )
-        missing = never_ran(answer) or "No module named" in answer.stderr
-        words = f"{command} is not there" if missing else words_of(answer)
+        if hung(answer, command):
+            words = f"the prologue takes more than {COMMAND:g} s"
+        elif answer.status == 0:
+            words = f"the prologue ends the shell before {command}"
+        elif never_ran(answer) or "No module named" in answer.stderr:
+            words = f"{command} is not there"
+        else:
+            words = words_of(answer)
         return warning(
             f"{application.name}: {words} on {self.patient.where} (compute nodes may differ: --job tells)",
             f"By hand on {self.patient.where}, after its prologue: {command} --version\n"
@@ -91,7 +100,13 @@ def read_ports(wanted: tuple[int, int], ephemeral: tuple[int, int] | None, file:
         file: The site config's.
     """
     low, high = wanted
-    if ephemeral and low <= ephemeral[1] and ephemeral[0] <= high:
+    if ephemeral is None:
+        return warning(
+            f"which ports the nodes' own connections take is not known: {_PORT_RANGE} cannot be read",
+            f"sysctl net.ipv4.ip_local_port_range   on a node; {low}-{high} have to be apart from it "
+            f"(tunnel.ports in {file})",
+        )
+    if low <= ephemeral[1] and ephemeral[0] <= high:
         return warning(
             f"{low}-{high} overlaps {ephemeral[0]}-{ephemeral[1]}, which the nodes' own connections take",
             f"tunnel.ports: 20000-29999   in {file} (what sysctl net.ipv4.ip_local_port_range leaves free)",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import pwd
 import resource
 import shutil
 import socket
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from gateway.doctor.directory import directory_steps
 from gateway.doctor.listening import Holder, holders
 from gateway.doctor.patient import STRANGER
 from gateway.doctor.reach import resolve
+from gateway.doctor.running import Running, open_files
+from gateway.doctor.scratch import scratch
 from gateway.doctor.walk import Step, in_thread
 from gateway.errors import ConfigError, DataPlaneError
 from gateway.origins import Layout, Origins
@@ -56,6 +58,7 @@ class Host:
 
     def steps(self) -> list[Step]:
         """Return the steps."""
+        running = Running(self.settings)
         return [
             Step("configuration", self.configuration),
             Step("site configs", self.site_configs),
@@ -68,8 +71,11 @@ class Host:
             Step("certificate dates", lambda: in_thread(self._certificate_dates), ("certificate file",)),
             Step("haproxy", self.haproxy),
             Step("haproxy configuration", self.haproxy_configuration, ("haproxy", "certificate file")),
-            Step("public port", lambda: in_thread(self._public_port), ("configuration",)),
-            Step("open files", self.open_files),
+            Step("public port", self.public_port, ("configuration",)),
+            Step("the hub runs", running.hub, ("configuration", "state directory", "run directory")),
+            Step("HAProxy runs", running.haproxy, ("configuration", "run directory")),
+            Step("the tunnels' keeper runs", self.keeper, ("configuration", "run directory")),
+            Step("open files", lambda: in_thread(self._open_files)),
             Step("ssh client", self.ssh_client),
             *directory_steps(self.settings),
         ]
@@ -192,8 +198,7 @@ class Host:
     async def haproxy_configuration(self) -> Finding:
         """Say whether HAProxy takes the configuration that it would get."""
         program = await process.find_program(self.settings.gateway.haproxy or "haproxy")
-        with tempfile.TemporaryDirectory(prefix="gw-doctor-") as scratch:
-            directory = Path(scratch)
+        with scratch() as directory:
             try:
                 authority = await in_thread(lambda: self._authority(directory))
                 snapshot = Snapshot(parts.haproxy_settings(self.settings, authority, directory))
@@ -229,19 +234,36 @@ class Host:
 
     # --- what the machine gives -----------------------------------------------------------------------
 
-    def _public_port(self) -> Finding:
-        own = str(self.settings.run_dir / "haproxy")
-        return worst(_listener(address, own, self.settings.source) for address in self.settings.gateway.bind)
+    async def keeper(self) -> Finding:
+        """Say whether somebody keeps the tunnels, where there are any over SSH."""
+        if all(site.tunnel.kind == "direct" for site in self.sites.values()):
+            return skipped("no cluster has a tunnel over SSH")
+        return await Running(self.settings).keeper()
 
-    async def open_files(self) -> Finding:
-        """Say how many files the hub and HAProxy may have open."""
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most != resource.RLIM_INFINITY and most < _FILES:
+    async def public_port(self) -> Finding:
+        """Say whether HAProxy listens at its addresses, or could."""
+        own, source = str(self.settings.run_dir / "haproxy"), self.settings.source
+        answers = await Running(self.settings).haproxy_answers()
+        group = parts.proxy_group(self.settings)
+        proxy = Proxy(own, group, answers)
+        addresses = self.settings.gateway.bind
+        return await in_thread(lambda: worst(_listener(address, proxy, source) for address in addresses))
+
+    def _open_files(self) -> Finding:
+        """Say how many files the hub may have open: this process's limits are a shell's."""
+        pid = Running(self.settings).hub_pid()
+        most = open_files(pid) if pid else None
+        whose = "the hub" if most is not None else "this shell (what the units may is not known)"
+        if most is None:
+            _, here = resource.getrlimit(resource.RLIMIT_NOFILE)
+            most = math.inf if here == resource.RLIM_INFINITY else here
+        if most < _FILES:
             return warning(
-                f"at most {most}: HAProxy takes about {max(100, (most - 300) // 2)} connections of browsers",
+                f"{whose}: at most {most:.0f}: HAProxy takes with so many about "
+                f"{max(100, int(most - 300) // 2)} connections of browsers",
                 "LimitNOFILE=65536 in the units, or: ulimit -Hn 65536 before gateway run",
             )
-        return ok(f"at most {most if most != resource.RLIM_INFINITY else 'as many as one likes'}")
+        return ok(f"{whose}: at most {'as many as one likes' if most == math.inf else f'{most:.0f}'}")
 
 
 def _private(path: Path, setting: str, shared: int) -> Finding:
@@ -267,15 +289,39 @@ def _private(path: Path, setting: str, shared: int) -> Finding:
     return ok(f"{path} belongs to {_me()}, mode {status.st_mode & 0o777:04o}")
 
 
-def _listener(address: str, own: str, source: str) -> Finding:
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The gateway's own HAProxy: a word in its command, the group of its user, and whether it answers."""
+
+    directory: str
+    group: int | None
+    answers: bool
+
+    def may_be(self, holder: Holder) -> bool:
+        """Return whether a process is it, by its user too: anybody can write words into a command."""
+        try:
+            account = pwd.getpwnam(holder.user)
+        except KeyError:
+            return False
+        ours = account.pw_uid == os.getuid() or (self.group is not None and account.pw_gid == self.group)
+        hidden = not holder.command and self.answers  # by /proc's hidepid
+        return ours and (hidden or any(self.directory in word for word in holder.command))
+
+
+def _listener(address: str, proxy: Proxy, source: str) -> Finding:
     """Say whether HAProxy can listen at an address, or does."""
     host, _, number = address.rpartition(":")
     if address.startswith("unix@") or not number.isdecimal():
         return ok(address)
     port = int(number)
     found = holders(port)
-    if any(own in word for holder in found for word in holder.command):
-        return ok(f"{address} is held by the gateway's own HAProxy")
+    if any(proxy.may_be(holder) for holder in found):
+        if proxy.answers:
+            return ok(f"{address} is held by the gateway's own HAProxy")
+        return warning(
+            f"{address} is held by the gateway's own HAProxy, which does not answer at its admin.sock",
+            "journalctl -u gateway-haproxy   says why; systemctl restart gateway-haproxy",
+        )
     try:
         _bind(host.strip("[]"), port)
     except PermissionError:

@@ -123,16 +123,20 @@ class JobWalk:
         if self._polling is not None:
             self._polling.cancel()
         try:
-            await self._tunnel.stop()
-            if self._left:
-                await self._take_away()
-        except GatewayError as trouble:
+            await self._take_away()
+        except (GatewayError, OSError) as trouble:
             log.error(
                 "job %s of %s is left behind: %s", self._job_id or self._ticket.name, self._user, trouble
             )
+        try:
+            await self._tunnel.stop()
+        except (GatewayError, OSError) as trouble:
+            log.error("the tunnel of %s is left behind: %s", self._job_id or self._ticket.name, trouble)
 
     async def _take_away(self) -> None:
         """End what may be there of the job, after a step was interrupted or got no answer."""
+        if not self._left:
+            return
         for job_id in [self._job_id] if self._job_id else await self._come_late():
             await self._queue.cancel(self._user, self._ticket.server_id, job_id)
         await self._queue.remove(self._user, self._ticket.server_id)

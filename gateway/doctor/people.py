@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway import parts
 from gateway.auth import DENIED_NAMES
 from gateway.doctor.check import Finding, not_ok, ok, skipped, warning
 from gateway.doctor.disk import explain
 from gateway.doctor.patient import COMMAND, STRANGER, Patient, hung, never_ran, words_of
-from gateway.doctor.walk import in_thread
-from gateway.errors import ConfigError, Forbidden, GatewayError, LoginNodeRefused, StateDirUnwritable
-from gateway.launcher import LauncherStatus, launcher_text
+from gateway.doctor.sudoers import Rule, loose_defaults, rules
+from gateway.doctor.vouching import Vouching
+from gateway.errors import Forbidden, GatewayError, LoginNodeRefused, StateDirUnwritable
+from gateway.launcher import LauncherStatus, launcher_text, sudoers_text
 from gateway.launcher.wire import sections
 from gateway.model import Command, Completed, JobId, job_name
 from gateway.queue import Queue
 from gateway.schedulers import Scheduler
 from gateway.schedulers.local import Local
 from gateway.schedulers.slurm import Slurm
-from gateway.ssh.authority import check_user
 from gateway.store.database import random_word
 
 _VERSION = re.compile(r"^VERSION=(\d+)$", re.MULTILINE)
 _SAID_VERSION = re.compile(r"gateway-launcher (\d+)\s*")
-_RUNAS = re.compile(r"\(([^)]*)\)\s+(?:[A-Z]+:\s*)*?NOPASSWD:\s*(.*)")
-#: sudo breaks long lines of its list, and indents what follows.
-_CONTINUED = re.compile(r"\n {5,}")
+_GROUP = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 #: Bytes of the file that is written to see whether there is room: about what a job's files are.
 _PROBE = 16 * 1024
 
@@ -99,31 +96,33 @@ class People:
         return ok(f"{path} version {said[1]}, root's")
 
     async def sudo(self) -> Finding:
-        """Say whether sudo lets the service account run the launcher, and as whom."""
+        """Say whether sudo lets the service account run the launcher, as whom, and nothing more."""
         login = self.patient.site.login
-        install = (
-            f"gateway launcher --sudoers --account {login.user} --group GROUP --path {login.launcher} "
-            "> gateway-sudoers; on every login node as root: "
-            "install -o root -g root -m 0440 gateway-sudoers /etc/sudoers.d/gateway && visudo -c"
-        )
         answer = await self.patient.ask("sudo", "-n", "-l")
         if never_ran(answer):
             return not_ok(
                 f"there is no sudo on {self.patient.where}", "apt install sudo (Rocky: dnf install sudo)"
             )
-        groups = [
-            found[1]
-            for found in map(_RUNAS.search, _CONTINUED.sub(" ", answer.stdout).splitlines())
-            if found and _lists(found[2], login.launcher)
-        ]
-        words = words_of(answer) if answer.status else "sudo -l does not list it"
-        if not groups:
+        listed = [rule for rule in rules(answer.stdout) if not rule.asks]
+        ours = [rule for rule in listed if rule.covers(login.launcher)]
+        install = _sudoers(login.user, ours, login.launcher)
+        if not ours:
+            words = words_of(answer) if answer.status else "sudo -l does not list it"
             return hung(answer, "sudo -n -l") or not_ok(
                 f"sudo does not let {login.user} run {login.launcher} ({words})", install
             )
-        if wide := [group for group in groups if "ALL" in group.split(":")[0]]:
-            return not_ok(f"sudo lets {login.user} run it as ({', '.join(wide)}): as root too", install)
-        return ok(f"{login.user} may run it as ({', '.join(groups)})")
+        if much := list(filter(None, (rule.too_much(login.launcher) for rule in ours))):
+            return not_ok(f"sudo lets {login.user} run {'; '.join(much)}", install)
+        if loose := loose_defaults(answer.stdout):
+            return not_ok(
+                f"sudo lets {login.user} set the launcher's environment (Defaults {', '.join(loose)}): "
+                "LD_PRELOAD is any program",
+                install,
+            )
+        if others := [rule for rule in listed if not rule.covers(login.launcher)]:
+            words = "; ".join(f"{rule.command} as ({rule.runas})" for rule in others)
+            return warning(f"sudo lets {login.user} run other programs too: {words}", install)
+        return ok(f"{login.user} may run it as ({', '.join(rule.runas for rule in ours)})")
 
     async def root_refused(self) -> Finding:
         """Try to act as root, and want a no."""
@@ -131,7 +130,7 @@ class People:
         if login.act_as == "service":
             return skipped(f"act_as: service: all jobs are {login.user}'s")
         if login.act_as == "certificate":
-            return await self._no_certificate_for_root()
+            return await Vouching(self.patient).root_refused()
         words = ("sudo", "-n", "-H", "-u", "root", "--", login.launcher, "run", random_word(10))
         answer = await self.patient.ask(*words, stdin=sections([]))
         if answer.status == LauncherStatus.REFUSED:
@@ -147,21 +146,6 @@ class People:
             f"it is NOT refused: the launcher ended with status {answer.status} as root",
             "gateway launcher; gateway launcher --sudoers --group GROUP   Install both; never ALL.",
         )
-
-    async def _no_certificate_for_root(self) -> Finding:
-        try:
-            await in_thread(lambda: check_user("root"))
-        except Forbidden as error:
-            return ok(f"the gateway's CA refuses: {error}")
-        return not_ok("the gateway's CA would vouch for root", "Install this version of the gateway again.")
-
-    async def authority(self) -> Finding:
-        """Say whether there is an SSH CA that can vouch for people."""
-        try:
-            keys = await in_thread(parts.user_authority(self.patient.settings.state_dir).keys)
-        except ConfigError as error:
-            return not_ok(str(error), f"gateway ca init -f {self.patient.settings.source}")
-        return ok(f"it signs with {keys.current.fingerprint}")
 
     async def act_as(self) -> Finding:
         """Say whether the launcher runs as the person."""
@@ -245,6 +229,19 @@ class People:
             return  # it could not be made, or the next step will say what is wrong
 
 
+def _sudoers(account: str, ours: Sequence[Rule], launcher: str) -> str:
+    """Return what to type for the rules that a login node needs, and for no others."""
+    named = (rule.runas.removeprefix("%") for rule in ours if rule.runas.startswith("%"))
+    group = next((name for name in named if _GROUP.fullmatch(name)), "GROUP")
+    return (
+        f"gateway launcher --sudoers --account {account} --group {group} --path {launcher} "
+        "> gateway-sudoers; on every login node as root: "
+        "install -o root -g root -m 0440 gateway-sudoers /etc/sudoers.d/gateway && visudo -c\n"
+        f"Of {account} there are to be these lines, and no others (sudo -l -U {account} lists them all):\n"
+        + sudoers_text(account, group, launcher).rstrip()
+    )
+
+
 def _with_parents(path: str) -> list[str]:
     parts = path.rstrip("/").split("/")
     return ["/".join(parts[:end]) or "/" for end in range(len(parts), 0, -1)]
@@ -254,7 +251,3 @@ def _open_to_others(line: str) -> bool:
     uid, mode, _ = line.split(" ", 2)
     sticky_directory = len(mode) == 4 and int(mode[0]) & 1
     return uid != "0" or (bool(int(mode[-2:], 8) & 0o22) and not sticky_directory)
-
-
-def _lists(commands: str, launcher: str) -> bool:
-    return any(word.strip().split(" ")[0] in (launcher, "ALL") for word in commands.split(","))

@@ -11,8 +11,9 @@ import pytest
 
 from tests.lab import Lab, gateway
 from tests.lab.nodes import wait_until
-from tests.live.faults.trial import Trial
+from tests.live.faults.trial import Trial, faults_of
 
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 PHASES = ("submitted", "started", "published", "tunnelled", "answered", "cancelled", "gone")
 
 
@@ -31,11 +32,14 @@ def test_all_is_well_in_the_lab_whose_hub_runs(gateway: Lab) -> None:
     begun = time.monotonic()
     done = gateway.gateway_command("doctor", "-f", "/etc/gateway/gateway_config.py", "--user", "alice")
     print(f"{time.monotonic() - begun:.1f} s: {done.stdout.splitlines()[-1]}")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, faults_of(done.stderr)) == (0, [])
+    assert 'id "gateway doctor labcert root", principal root' in done.stderr
     lines = done.stdout.splitlines()
     bad = [line for line in lines[:-1] if not line.startswith(("ok      ", "skipped "))]
     assert bad == [], done.stdout
     assert any("is held by the gateway's own HAProxy" in line for line in lines)
+    assert "ok      labcert: root: login refuses a certificate for root" in lines
+    assert any(line.startswith("ok      the tunnels' keeper runs: it is the hub") for line in lines)
     assert any(
         line == "ok      lab: forwarding: it leads to cn1, and is refused to login's own localhost"
         for line in lines
@@ -63,7 +67,7 @@ def test_a_job_goes_all_the_way_and_leaves_nothing_while_the_hub_runs(gateway: L
     assert secret not in done.stdout
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "status"), SIGNALS)
 def test_a_job_is_taken_away_if_it_is_interrupted(lab: Lab, trial: Trial, sent: int, status: int) -> None:
     trial.site = trial.site.replace(", -m, ipykernel]", ", -c, 'import time; time.sleep(60)']")
     trial.configure()

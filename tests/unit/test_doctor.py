@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
+import pwd
 import re
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -18,22 +27,30 @@ from cryptography.x509.oid import NameOID
 from traitlets.config import Config
 
 import gateway
+from gateway.commands.doctor import _Told
 from gateway.config import Settings
-from gateway.doctor import certificate, show
+from gateway.doctor import certificate, show, vouching
+from gateway.doctor import host as host_steps
 from gateway.doctor.check import Check, Finding, Status, any_of, not_ok, ok, skipped, warning, worst
 from gateway.doctor.disk import explain
-from gateway.doctor.here import read_ports, read_skew
-from gateway.doctor.job import NOT_TAKEN, refusal
+from gateway.doctor.here import Here, read_ports, read_skew
+from gateway.doctor.host import Proxy
+from gateway.doctor.job import NOT_TAKEN, JobWalk, refusal
+from gateway.doctor.listening import Holder
 from gateway.doctor.logins import silent_or_worst
 from gateway.doctor.patient import Patient
 from gateway.doctor.people import People
+from gateway.doctor.running import lock_holder, open_files
+from gateway.doctor.scratch import clear_up, scratch
 from gateway.doctor.slurm import compare, read_limit, read_settings, read_slices
 from gateway.doctor.walk import Step, in_thread, walk
-from gateway.errors import QueueUnreachable
-from gateway.launcher import launcher_text
-from gateway.model import Completed
+from gateway.errors import LoginNodeRefused, LoginNodeUnreachable, QueueUnreachable
+from gateway.launcher import launcher_text, sudoers_text
+from gateway.model import Choices, Completed, JobId
 from gateway.siteconfig import Partition, parse_site_config
+from gateway.ssh.authority import UserAuthority
 from gateway.ssh.runner import Replay
+from gateway.ssh.transport import Certified
 from tests.unit.test_cli import Console, console
 
 __all__ = ["console"]  # a fixture
@@ -269,7 +286,17 @@ def test_a_certificate_is_to_be_renewed_two_weeks_before_its_end(ends: int, stat
             "does not exist",
             "mkhomedir_helper ann",
         ),
+        ("Key was rejected by service", "Kerberos or AFS", "site.yaml"),
+        ("Operation not permitted", "root_squash", "namei -l ~ann/.gateway"),
+        ("cannot go into /h", "root_squash", "namei -l ~ann/.gateway"),
+        ("ann has no home directory", "does not exist", "mkhomedir_helper ann"),
+        ("/h is a symbolic link", "not ann's own directory", "ls -ld ~ann/.gateway"),
+        ("/h does not belong to ann", "not ann's own directory", "ls -ld ~ann/.gateway"),
         ("Stale file handle", "the file server does not answer", "findmnt"),
+        ("Input/output error", "the file server does not answer", "findmnt"),
+        ("Transport endpoint is not connected", "the file server does not answer", "findmnt"),
+        ("Host is down", "the file server does not answer", "findmnt"),
+        ("Connection timed out", "the file server does not answer", "findmnt"),
         ("something new", "cannot be written", "ls -ld"),
     ],
 )
@@ -291,7 +318,7 @@ def test_a_clock_that_is_off_by_more_than_half_a_minute_is_told() -> None:
         ((20000, 29999), (32768, 60999), Status.OK),
         ((30000, 40000), (32768, 60999), Status.WARNING),
         ((20000, 20050), (32768, 60999), Status.WARNING),
-        ((30000, 40000), None, Status.OK),
+        ((20000, 29999), None, Status.WARNING),
     ],
 )
 def test_ports_that_the_kernel_hands_out_or_too_few_of_them_are_told(
@@ -384,6 +411,11 @@ applications:
     "site.yaml",
 )
 LISTED = "User svc may run:\n    (%people) NOPASSWD: /usr/local/sbin/gateway-launcher\n"
+DEFAULTS = (
+    "Matching Defaults entries for svc on login1:\n    env_reset, mail_badpass,\n"
+    "    secure_path=/usr/sbin\\:/usr/bin, env_keep+=LANG, !requiretty, lecture\n\n"
+)
+ANYTHING = "User svc may run:\n    (%people) NOPASSWD: ALL\n"
 BROKEN = LISTED.replace("NOPASSWD: ", "NOPASSWD:\n        ")
 PASSWORD = Completed(1, stderr="sudo: a password is required\n")
 
@@ -398,7 +430,19 @@ def people(*answers: Completed) -> People:
     [
         (Completed(0, LISTED), Status.OK, "svc may run it as (%people)"),
         (Completed(0, BROKEN), Status.OK, "svc may run it as (%people)"),
-        (Completed(0, LISTED.replace("NOPASSWD", "SETENV: NOPASSWD")), Status.OK, "(%people)"),
+        (Completed(0, LISTED.replace("NOPASSWD", "NOSETENV: NOPASSWD")), Status.OK, "(%people)"),
+        (Completed(0, LISTED.replace("(%", "(ALL) PASSWD: ALL\n    (%")), Status.OK, "(%people)"),
+        (Completed(0, LISTED.replace("NOPASSWD", "SETENV: NOPASSWD")), Status.NOT_OK, "LD_PRELOAD"),
+        (Completed(0, LISTED.replace("NOPASSWD:", "NOPASSWD: SETENV:")), Status.NOT_OK, "LD_PRELOAD"),
+        (Completed(0, DEFAULTS.replace("env_reset", "!env_reset") + LISTED), Status.NOT_OK, "!env_reset"),
+        (Completed(0, DEFAULTS.replace("lecture", "setenv") + LISTED), Status.NOT_OK, "Defaults setenv"),
+        (Completed(0, DEFAULTS + LISTED), Status.OK, "(%people)"),
+        (Completed(0, ANYTHING), Status.NOT_OK, "any program as (%people)"),
+        (Completed(0, LISTED + "    (%people) NOPASSWD: ALL\n"), Status.NOT_OK, "any program as (%people)"),
+        (Completed(0, LISTED[:-1] + ", ALL\n"), Status.NOT_OK, "any program as (%people)"),
+        (Completed(0, LISTED.replace("gateway-launcher", "")), Status.NOT_OK, "all of /usr/local/sbin/ as"),
+        (Completed(0, LISTED.replace("gateway-launcher", "gateway-*")), Status.NOT_OK, "all of /usr/local/"),
+        (Completed(0, LISTED[:-1] + ", /bin/sh\n"), Status.WARNING, "/bin/sh as (%people)"),
         (Completed(0, LISTED.replace("%people", "ALL : ALL")), Status.NOT_OK, "as root too"),
         (Completed(0, LISTED.replace("gateway-launcher", "other")), Status.NOT_OK, "does not list it"),
         (PASSWORD, Status.NOT_OK, "a password is required"),
@@ -411,6 +455,12 @@ async def test_what_sudo_lists_for_the_service_account_is_judged(
     finding = await people(answer).sudo()
     assert finding.status is status
     assert words in finding.seen
+
+
+async def test_against_a_rule_that_gives_too_much_there_are_the_lines_that_do_not() -> None:
+    finding = await people(Completed(0, ANYTHING)).sudo()
+    assert sudoers_text("svc", "people", SITE.login.launcher).rstrip() in finding.mend
+    assert "gateway launcher --sudoers --account svc --group people --path " in finding.mend
 
 
 @pytest.mark.parametrize(
@@ -441,3 +491,221 @@ async def test_a_launcher_that_others_than_root_can_change_is_not_ok(
     assert version
     said = Completed(0, f"gateway-launcher {version[1]}\n")
     assert (await people(stat, said).launcher()).status is status
+
+
+# --- the SSH CA -------------------------------------------------------------------------------------------
+
+
+def certified_people(directory: Path, *, rotating: bool = False) -> Patient:
+    authority = UserAuthority(directory / "ssh-ca")
+    authority.make("ecdsa")
+    if rotating:
+        authority.prepare("ecdsa")
+    login = SITE.login.model_copy(update={"act_as": "certificate"})
+    site = SITE.model_copy(update={"login": login})
+    settings = Settings(Config({"Gateway": {"state_dir": str(directory)}}), "gateway_config.py")
+    return Patient(site, "site.yaml", Replay(()), "ann", directory, settings)
+
+
+class Sshd:
+    """A login node: takes the connection or raises; keeps who came, with which kind of key."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refusal: Exception | None = None) -> None:
+        self.came: list[tuple[str, tuple[str, ...], str]] = []
+        self.refusal = refusal
+        monkeypatch.setattr(vouching, "connect", self)
+
+    def __call__(self, login: Any, _limits: Any, _closing: Any, identity: Certified) -> Any:
+        self.came.append((identity.user, login.hosts, identity.key().get_name()))
+        if self.refusal:
+            raise self.refusal
+        return SimpleNamespace(close=lambda: None)
+
+
+REFUSED = LoginNodeRefused("root@login1: a certificate for root is not accepted")
+HALF = LoginNodeRefused("root@login1: the key was accepted, but the host asks for more than a key")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (REFUSED, Status.OK),
+        (None, Status.NOT_OK),
+        (HALF, Status.NOT_OK),
+        (LoginNodeUnreachable("login1: timed out"), Status.WARNING),
+    ],
+)
+async def test_a_login_node_that_takes_a_certificate_for_root_is_not_ok(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception | None, status: Status
+) -> None:
+    sshd = Sshd(monkeypatch, refusal)
+    finding = await People(certified_people(tmp_path)).root_refused()
+    assert finding.status is status
+    assert [(user, hosts) for user, hosts, _ in sshd.came] == [("root", ("login1",))]
+    assert (status is not Status.NOT_OK) or "Match User *,!root" in finding.mend
+
+
+@pytest.mark.parametrize(("refusal", "status"), [(None, Status.OK), (REFUSED, Status.WARNING)])
+async def test_a_next_key_that_a_login_node_does_not_trust_yet_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception | None, status: Status
+) -> None:
+    sshd = Sshd(monkeypatch, refusal)
+    finding = await vouching.Vouching(certified_people(tmp_path, rotating=True)).next_key()
+    assert finding.status is status
+    assert [user for user, _, _ in sshd.came] == ["ann"]
+    assert (status is Status.OK) or "gateway ca show" in finding.mend
+
+
+async def test_without_a_next_key_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sshd = Sshd(monkeypatch)
+    finding = await vouching.Vouching(certified_people(tmp_path)).next_key()
+    assert (finding.status, sshd.came) == (Status.SKIPPED, [])
+
+
+# --- the applications -------------------------------------------------------------------------------------
+
+THERE = "module: loaded\ngateway-doctor: found\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        (Completed(0, THERE + "4.2.1\n"), Status.OK, "jupyter lab 4.2.1"),
+        (Completed(124, THERE), Status.OK, "takes more than"),
+        (Completed(124, "module: loading\n"), Status.WARNING, "the prologue takes more than 8 s"),
+        (Completed(137), Status.WARNING, "the prologue takes more than 8 s"),
+        (Completed(0, "bye\n"), Status.WARNING, "the prologue ends the shell"),
+        (Completed(127), Status.WARNING, "jupyter lab is not there"),
+    ],
+)
+async def test_an_application_is_there_only_if_it_was_found_after_the_prologue(
+    answer: Completed, status: Status, words: str
+) -> None:
+    finding = await Here(people(answer).patient).applications()
+    assert finding.status is status
+    assert words in finding.seen
+
+
+async def test_ports_that_cannot_be_looked_at_are_not_ok() -> None:
+    assert (await Here(people(Completed(1)).patient).ports()).status is Status.WARNING
+
+
+# --- what runs here ---------------------------------------------------------------------------------------
+
+
+def test_who_holds_a_lock_is_told_without_taking_it(tmp_path: Path) -> None:
+    file = tmp_path / "hub.lock"
+    assert lock_holder(file) is None
+    with file.open("w") as held:
+        assert lock_holder(file) is None
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert lock_holder(file) == os.getpid()
+    assert lock_holder(file) is None
+
+
+def test_the_limit_of_open_files_is_a_running_processes() -> None:
+    with subprocess.Popen(["/bin/sh", "-c", "ulimit -n 123; echo; read x"], stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert open_files(process.pid) == 123
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("user", "command", "answers", "status"),
+    [
+        ("me", "/run/gateway/haproxy/haproxy.cfg", True, Status.OK),
+        ("me", "/run/gateway/haproxy/haproxy.cfg", False, Status.WARNING),
+        ("daemon", "/run/gateway/haproxy/haproxy.cfg", True, Status.NOT_OK),
+        ("me", "/etc/haproxy.cfg", True, Status.NOT_OK),
+    ],
+)
+def test_the_public_port_is_the_gateways_own_only_where_its_user_holds_it_and_haproxy_answers(
+    monkeypatch: pytest.MonkeyPatch, user: str, command: str, answers: bool, status: Status
+) -> None:
+    def taken(_host: str, _port: int) -> None:
+        raise OSError(98, "Address already in use")
+
+    name = pwd.getpwuid(os.getuid()).pw_name if user == "me" else user
+    monkeypatch.setattr(host_steps, "holders", lambda _: [Holder(name, 7, ("haproxy", "-f", command))])
+    monkeypatch.setattr(host_steps, "_bind", taken)
+    finding = host_steps._listener(":443", Proxy("/run/gateway/haproxy", None, answers), "conf")
+    assert finding.status is status
+
+
+# --- what is left behind ----------------------------------------------------------------------------------
+
+
+def test_what_killed_doctors_left_is_cleared_up_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, young, other = (tmp_path / name for name in ("gw-doctor-left", "gw-doctor-young", "else"))
+    control = left / "t/lab/0/ctl"
+    for directory in (left, young, other):
+        directory.mkdir(mode=0o700)
+    control.parent.mkdir(parents=True)
+    words = [sys.executable, "-c", "input()", "-M", "-S", str(control)]
+    with subprocess.Popen(words, stdin=-1) as master, scratch() as running:
+        for directory in (left, other, running):
+            os.utime(directory, (time.time() - 60,) * 2)
+        clear_up()
+        assert master.wait(5) == -signal.SIGKILL
+        assert sorted(tmp_path.iterdir()) == sorted([young, other, running])
+        os.utime(running, (time.time() - 7200,) * 2)
+        clear_up()
+        assert sorted(tmp_path.iterdir()) == sorted([young, other])
+        running.mkdir()  # for its own end
+
+
+async def test_a_second_signal_does_not_end_the_clearing_up() -> None:
+    told, cleared = _Told(), False
+
+    async def examination() -> None:
+        nonlocal cleared
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(0.01)
+            cleared = True
+
+    task = asyncio.create_task(examination())
+    await asyncio.sleep(0)
+    told.end(task, signal.SIGHUP)
+    await asyncio.sleep(0)
+    told.end(task, signal.SIGTERM)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (cleared, told.signal) == (True, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("trouble", ["tunnel", "job"])
+async def test_of_a_job_and_its_tunnel_each_is_taken_away_although_the_other_cannot_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    done: list[str] = []
+
+    async def stop() -> None:
+        done.append("tunnel")
+        if trouble == "tunnel":
+            raise OSError("no ssh")
+
+    async def cancel(*_: object) -> None:
+        done.append("job")
+        if trouble == "job":
+            raise QueueUnreachable("no scancel")
+
+    async def remove(*_: object) -> None:
+        done.append("files")
+
+    parts = SimpleNamespace(
+        queue=SimpleNamespace(cancel=cancel, remove=remove),
+        tunnel=SimpleNamespace(stop=stop),
+        scheduler=None,
+    )
+    patient = Patient(SITE, "s", Replay(()), "ann", tmp_path, Settings(Config(), "c"))
+    walk_ = JobWalk(patient, cast("Any", parts), cast("Choices", None))
+    walk_._left, walk_._job_id = True, JobId("7")
+    await walk_.__aexit__(None, None, None)
+    assert done == (["job", "files", "tunnel"] if trouble == "tunnel" else ["job", "tunnel"])
+    assert "is left behind" in caplog.text

@@ -18,11 +18,12 @@ from cryptography.x509.oid import NameOID
 from tests.lab import certificates, gateway
 from tests.lab.accounts import BY_NAME, own, write_private
 from tests.lab.nodes import wait_until
-from tests.lab.staging import HOST, LAUNCHER_PATH
+from tests.lab.staging import CA_FILE, HOST, LAUNCHER_PATH
 from tests.live.faults.trial import PORT, Trial
 
 SLURM_CONF = "/etc/slurm/slurm.conf"
 LUA = "/etc/slurm/job_submit.lua"
+SSHD_CONFIG = "/etc/ssh/sshd_config"
 SUDOERS = "/etc/sudoers.d/lab"
 
 
@@ -254,6 +255,17 @@ def sudoers_file_missing(trial: Trial) -> Iterator[None]:
         trial.lab.login.run(["mv", "/etc/lab-sudoers", SUDOERS], check=True)
 
 
+@fault("lab: sudo", says="any program as (%cluster)", mend="svc ALL=(%cluster) NOPASSWD: /", alone=True)
+def sudoers_rule_for_any_program(trial: Trial) -> Iterator[None]:
+    run = trial.lab.login.run
+    run(["cp", "-p", SUDOERS, "/etc/lab-sudoers"], check=True)
+    run(["sed", "-i", f"s,NOPASSWD: {LAUNCHER_PATH},NOPASSWD: ALL,", SUDOERS], check=True)
+    try:
+        yield
+    finally:
+        run(["mv", "/etc/lab-sudoers", SUDOERS], check=True)
+
+
 @fault("lab: act as", says="dave, who is not in the group cluster", mend="usermod -aG cluster dave")
 def person_outside_of_the_group(trial: Trial) -> Iterator[None]:
     trial.user = "dave"
@@ -290,6 +302,32 @@ def authority_that_sshd_does_not_trust(trial: Trial) -> Iterator[None]:
     trial.change("act_as: sudo", "act_as: certificate")
     trial.run("ca", "init")
     yield
+
+
+@fault("lab: next SSH CA key", says="login does not trust it yet", mend="gateway ca show", status="warning")
+def next_key_that_sshd_does_not_trust(trial: Trial) -> Iterator[None]:
+    with _trusted_authority(trial):
+        trial.run("ca", "rotate")
+        yield
+
+
+@fault("lab: root", says="login lets root in with a certificate", mend="gateway launcher --sshd", alone=True)
+def authority_that_sshd_trusts_for_root(trial: Trial) -> Iterator[None]:
+    run, sshd = trial.lab.login.run, trial.lab.sshd
+    before = run(["cat", SSHD_CONFIG], check=True).stdout
+    block = f"Match User root\n    PermitRootLogin prohibit-password\n    TrustedUserCAKeys {CA_FILE}\n"
+
+    def reconfigure(text: str) -> None:
+        run(["cp", "/dev/stdin", SSHD_CONFIG], input=text, check=True)
+        sshd.stop()
+        sshd.start()
+
+    with _trusted_authority(trial):
+        reconfigure(before + block)
+        try:
+            yield
+        finally:
+            reconfigure(before)
 
 
 # --- the scheduler ----------------------------------------------------------------------------------------
@@ -406,6 +444,19 @@ def _changed(trial: Trial, path: str, change: Callable[[str], str]) -> Iterator[
         yield
     finally:
         write(before)
+
+
+@contextmanager
+def _trusted_authority(trial: Trial) -> Iterator[None]:
+    """Have the trial act by certificates of an SSH CA of its own, which the login node trusts as well."""
+    trial.change("act_as: sudo", "act_as: certificate")
+    run = trial.lab.login.run
+    before = run(["cat", CA_FILE], check=True).stdout
+    run(["cp", "/dev/stdin", CA_FILE], input=before + trial.run("ca", "init").stdout, check=True)
+    try:
+        yield
+    finally:
+        run(["cp", "/dev/stdin", CA_FILE], input=before, check=True)
 
 
 def _new_key(trial: Trial, name: str) -> str:
