@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from gateway.auth import DENIED_NAMES
@@ -37,6 +37,11 @@ _LAUNCHES = 6
 _NEVER_RAN = (1, 126, 127)
 #: Exit statuses of a shell that finds no launcher, or one that refuses the gateway's words.
 _NO_LAUNCHER = (126, 127, LauncherStatus.USAGE, LauncherStatus.REFUSED)
+#: Characters of a job's log that are kept, and of its exit file; the launcher sends no more bytes of either.
+_LOG_TAIL, _EXIT_FILE = 4096, 200
+#: Characters that the launcher may answer with: two files, or what one command of the scheduler says of one
+#: job. It is the user's own account that answers, so it may be anything.
+_LONGEST_ANSWER = 64 * 1024
 #: What timeout(1) makes of a command that it ended.
 _ENDED_BY_LIMIT = (124, 137)
 
@@ -57,8 +62,8 @@ class Allowance:
 class Ending:
     """What is known of a job that has ended.
 
-    ``state`` is the accounting's word, ``exit`` the job's own; None if nobody says. ``log_tail`` is the last
-    4 kB of the job's log.
+    ``state`` is the accounting's word, ``exit`` the job's own; None if nobody says. ``log_tail`` is the end
+    of the job's log, of 4096 characters at most.
     """
 
     state: JobState | None
@@ -197,13 +202,13 @@ class Queue:
             LoginNodeRefused, StateDirUnwritable: The gateway is not let in.
         """
         files = await self._read(user, server_id, ["exit", "log"])
-        left = read_exit(files.get("exit", ""))
+        left = read_exit(files.get("exit", "")[:_EXIT_FILE])
         try:
             state = state or await self._accounting(user, server_id, job_id)
         except QueueUnreachable:
             if left is None:
                 raise
-        return Ending(state, left, _printable(files.get("log", "")))
+        return Ending(state, left, _printable(files.get("log", "")[-_LOG_TAIL:]))
 
     async def _accounting(self, user: str, server_id: str, job_id: JobId) -> JobState | None:
         try:
@@ -259,9 +264,14 @@ class Queue:
         timeout = self._allowance.scheduler + self._allowance.launcher
         async with self._launcher(user) as (runner, words):
             try:
-                return await runner.run(Command((*words, verb, server_id)), stdin=text, timeout=timeout)
+                completed = await runner.run(Command((*words, verb, server_id)), stdin=text, timeout=timeout)
             except NotBegun as error:
                 raise LoginNodeRefused(str(error), self._public(error.shell_status)) from error
+        if len(completed.stdout) > _LONGEST_ANSWER:
+            raise LoginNodeRefused(
+                f"what answers for {user} is not the launcher: {len(completed.stdout)} characters"
+            )
+        return replace(completed, stderr=completed.stderr[-_LONGEST_ANSWER:])
 
     @asynccontextmanager
     async def _launcher(self, user: str) -> AsyncIterator[tuple[Runner, tuple[str, ...]]]:

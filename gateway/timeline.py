@@ -15,6 +15,9 @@ from gateway.model import Server
 
 #: The most characters that are kept of a text.
 LONGEST = 2000
+#: The most that is looked through for secrets. More than is kept: one that begins outside of what is kept,
+#: such as a private key of three thousand characters, is still seen whole.
+_LOOKED_THROUGH = 16_000
 #: The most rows that a server's timeline has; beyond it the middle ones are dropped, down to these two.
 MOST, FIRST, LAST = 200, 60, 120
 
@@ -76,10 +79,15 @@ class Entry:
 
 def kept(text: str) -> str:
     """Return a text as it may be kept: without secrets and control characters, and not too long."""
-    text = _CONTROL.sub("", masked(text)).strip()
-    if len(text) <= LONGEST:
+    text = _CONTROL.sub("", masked(_shortened(text, _LOOKED_THROUGH))).strip()
+    return _shortened(text, LONGEST)
+
+
+def _shortened(text: str, longest: int) -> str:
+    """Return a text without its middle, if it is too long."""
+    if len(text) <= longest:
         return text
-    half = LONGEST // 2 - 2
+    half = longest // 2 - 2
     return f"{text[:half]}\n…\n{text[-half:]}"
 
 

@@ -80,6 +80,9 @@ class Authenticator(Protocol):
             LoginRefused: They do not match, or cannot.
             LoginNotAllowed: The account may not use the gateway.
             DirectoryUnreachable: Nothing is known about the password.
+
+        The detail of an error, which is logged, holds the name only if there is such an account: somebody may
+        have typed their password there.
         """
         ...
 
@@ -98,7 +101,7 @@ def acceptable_name(name: str, password: str) -> str:
     if not name.isascii() or not USER_NAME.fullmatch(lowered):
         raise LoginRefused("malformed user name")
     if not 0 < len(password) <= MAX_PASSWORD or "\0" in password:
-        raise LoginRefused(f"{lowered}: unusable password")
+        raise LoginRefused("unusable password")
     if lowered in DENIED_NAMES:
         raise LoginNotAllowed(f"{lowered}: a system account")
     return lowered

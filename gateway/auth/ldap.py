@@ -49,6 +49,7 @@ _SPECIAL = re.compile(r'([ "#+,;<=>\\])')
 _PRINCIPAL = re.compile(r"\{name\}@[A-Za-z0-9.-]+", re.ASCII)
 #: Attributes in which case means nothing; the accounts that SSSD makes of them are in lower case.
 _WITHOUT_CASE = frozenset({"samaccountname"})
+_NO_ENTRY = "not one entry in the directory"
 _UNREADABLE = (
     "Your password is right, but the directory does not show the gateway your account. You are not logged in."
 )
@@ -240,7 +241,7 @@ class LdapAuthenticator:
             await asyncio.sleep(begun + settings.refusal_takes - time.monotonic())
             raise
         except TimeoutError:
-            raise DirectoryUnreachable(f"{typed}: no answer within {patience} s") from None
+            raise DirectoryUnreachable(f"no answer within {patience} s") from None
 
     def close(self) -> None:
         """Let go of the threads, without waiting for those that still ask."""
@@ -272,9 +273,10 @@ class LdapAuthenticator:
                 words = result_words(reader.result)
                 raise ConfigError(f"{server}: refuses the reader {settings.reader_dn}: {words}")
             entry = self._find(reader, typed, settings.base, SUBTREE)
-            self._check_password(server, entry.dn if entry else f"cn=nobody,{settings.base}", typed, password)
             if entry is None:
-                raise LoginRefused(f"{typed}: not one entry in the directory")
+                self._check_password(server, f"cn=nobody,{settings.base}", _NO_ENTRY, password)
+                raise LoginRefused(_NO_ENTRY)
+            self._check_password(server, entry.dn, typed, password)
             return self._judged(reader, entry, typed)
 
     def _as_themselves(self, server: DirectoryServer, typed: str, password: str) -> User:
@@ -282,7 +284,8 @@ class LdapAuthenticator:
         template = self._settings.user_dn
         name = bind_name(template, typed)
         with server.connection(name, password) as person:
-            self._check_verdict(bind(person), person, typed)
+            verdict = bind(person)
+            self._check_verdict(verdict, person, "" if verdict is Verdict.WRONG else typed)
             if _PRINCIPAL.fullmatch(template):
                 entry = self._find(person, typed, self._settings.base, SUBTREE)
             else:
@@ -303,7 +306,7 @@ class LdapAuthenticator:
         attributes = [attribute for attribute in (name, uid, "memberOf") if attribute]
         found = search(connection, base, wanted, scope, attributes)
         if len(found) != 1 or not found[0]["dn"]:
-            log.info("%s: %d entries in the directory", typed, len(found))
+            log.info("%s: %d entries in the directory", typed if found else "a name", len(found))
             return None
         names, uids, groups = (texts(found[0], attribute) for attribute in (name, uid, "memberOf"))
         return _Entry(found[0]["dn"], names, uids, groups)
@@ -320,14 +323,16 @@ class LdapAuthenticator:
             _UNREADABLE,
         )
 
-    def _check_password(self, server: DirectoryServer, dn: str, typed: str, password: str) -> None:
+    def _check_password(self, server: DirectoryServer, dn: str, who: str, password: str) -> None:
         with server.connection(dn, password) as connection:
-            self._check_verdict(bind(connection), connection, typed)
+            self._check_verdict(bind(connection), connection, who)
 
-    def _check_verdict(self, verdict: Verdict, connection: Connection, typed: str) -> None:
+    def _check_verdict(self, verdict: Verdict, connection: Connection, who: str) -> None:
+        """Raise what a verdict means; ``who`` is empty if nobody knows whether there is such an account."""
         if verdict is Verdict.RIGHT:
             return
-        detail = f"{typed}: {result_words(connection.result)}" if connection.result else typed
+        words = result_words(connection.result) if connection.result else ""
+        detail = ": ".join(filter(None, (who, words)))
         if verdict is Verdict.EXPIRED:
             where = self._settings.password_url
             raise PasswordExpired(detail, advice=f"Change it at {where} and log in again." if where else None)

@@ -34,7 +34,9 @@ def add(commands: Commands) -> None:
         "-o", "--output", type=Path, metavar="FILE.tar.gz", help="a new file (default: here, by date)"
     )
     parser.add_argument("--log", type=Path, metavar="FILE", help="the hub's log (default: the journal's)")
-    parser.add_argument("--anonymous", action="store_true", help="call people user-1, user-2 and so on")
+    parser.add_argument(
+        "--anonymous", action="store_true", help="call people user-1 and so on, addresses address-1"
+    )
     parser.add_argument("--no-doctor", action="store_true", help="leave out what `gateway doctor` finds")
 
 

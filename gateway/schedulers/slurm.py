@@ -171,6 +171,8 @@ _EPOCH = re.compile(r"[1-9][0-9]{8,10}", re.ASCII)
 _MARK = re.compile(r"[0-9a-f]{16,64}", re.ASCII)
 _NAME = re.compile(r"gw-[a-z2-7]{6}-[a-z2-7]{10}", re.ASCII)
 _JOB_ID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+#: Characters of the end of a job's comment, which its owner may make as long as Slurm takes it.
+_LONGEST_COMMENT = 4096
 #: The fields of a row, as squeue's -O calls them. Name and Comment are what other people may write.
 _FIELDS = ("JobID", "State", "Reason", "BatchHost", "UserName", "RestartCnt", "StartTime", "Comment", "Name")
 
@@ -292,9 +294,9 @@ def _parse_row(values: list[str]) -> JobStatus:
         host=host
         if (state.on_node or state is JobState.STOPPING) and host not in ("", "n/a", "(null)")
         else None,
-        comment="" if comment == "(null)" else comment,
+        comment="" if comment == "(null)" else comment[-_LONGEST_COMMENT:],
         restarts=int(restarts),
-        reason="" if reason == "None" else reason,
+        reason="" if reason == "None" else _short(reason),
         native=native.split()[0] if native.strip() else "",
         starts=datetime.fromtimestamp(int(starts), UTC) if waits and _EPOCH.fullmatch(starts) else None,
     )

@@ -29,6 +29,7 @@ from gateway.routes import Map
 from gateway.store.database import shown
 from gateway.store.upgrade import current, head
 from gateway.support.archive import Archive
+from gateway.support.journal import newest
 from gateway.support.past import history
 from gateway.timeline import rendered
 
@@ -91,7 +92,7 @@ _LIBRARIES = [
 #: Seconds that one text may take; doctor looks at everything.
 _WITHIN, _DOCTOR = 20.0, 90.0
 #: Bytes of the end of a log.
-_HUB_LOG, _MASTER_LOG = 256 * 1024, 8 * 1024
+_HUB_LOG, _UNIT_LOG, _MASTER_LOG = 256 * 1024, 64 * 1024, 8 * 1024
 #: Timelines: of the last servers of all, or of the last starts of one.
 _LAST, _LAST_OF_ONE = 20, 10
 
@@ -135,6 +136,8 @@ class Contents:
             "database.json": self._database,
             "timelines.txt": self._timelines,
             "hub.log": self._hub_log,
+            "haproxy.log": partial(newest, "gateway-haproxy", _UNIT_LOG),
+            "tunnels.log": partial(newest, "gateway-tunnels", _UNIT_LOG),
             "haproxy.txt": self._haproxy,
             "tunnels.txt": self._tunnels,
         }
@@ -186,9 +189,7 @@ class Contents:
     async def _hub_log(self) -> str:
         if self._wanted.log:
             return _end(self._wanted.log, _HUB_LOG)
-        words = ("journalctl", "--unit=gateway-hub", "--no-pager", "--output=short-iso", "--lines=2000")
-        _, said = await run(words, 15)
-        return said
+        return await newest("gateway-hub", _HUB_LOG)
 
     async def _doctor(self) -> str:
         begun = time.monotonic()

@@ -26,6 +26,10 @@ class Sessions(Protocol):
         """Return a session that has not expired."""
         ...
 
+    async def knows(self, name: str) -> bool:
+        """Return whether somebody of this name has ever been let in."""
+        ...
+
     async def token_user(self, token_hash: str) -> User | None:
         """Return whose API token this is."""
         ...

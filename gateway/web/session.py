@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 from typing import cast
 
 from gateway.errors import ConfigError, DataPlaneError, DirectoryUnreachable, GatewayError
-from gateway.model import User
+from gateway.model import USER_NAME, User
 from gateway.origins import SESSION_COOKIE
 from gateway.web.attempts import FailedLogins
 from gateway.web.base import Page, secret_hash
@@ -93,7 +93,7 @@ class Login(Page):
         try:
             user = await guard.authenticate(self, name, password)
         except GatewayError as error:
-            log.warning("login of %r from %s: %s", name[:64], self.request.remote_ip, error)
+            await self._log_failure(name, error)
             self.set_status(error.status)
             if isinstance(error, TooManyTries):
                 self.set_header("Retry-After", str(error.seconds))
@@ -103,6 +103,17 @@ class Login(Page):
         await self._begin_session(user)
         log.info("[%s/] logged in from %s", user.name, self.request.remote_ip)
         self.redirect(self.next_url() or self.origins.hub_url(), status=303)
+
+    async def _log_failure(self, typed: str, error: GatewayError) -> None:
+        """Log a login that came to nothing; the name only if somebody has it, for it may be a password."""
+        name = typed.lower()
+        try:
+            known = bool(USER_NAME.fullmatch(name)) and await self.services.sessions.knows(name)
+        except GatewayError:
+            known = False
+        whose = f" of {name}" if known else ""
+        came_to = "failed" if isinstance(error, (DirectoryUnreachable, ConfigError)) else "refused"
+        log.warning("login%s from %s %s: %s", whose, self.request.remote_ip, came_to, error)
 
     async def _begin_session(self, user: User) -> None:
         cookie = secrets.token_urlsafe(32)

@@ -181,6 +181,16 @@ async def test_each_way_tells_the_three_kinds_of_no_apart(way: LdapSettings) -> 
     assert type(await outcome(dead)) is DirectoryUnreachable
 
 
+async def test_no_way_logs_what_was_typed_as_a_name_that_nobody_has(
+    way: LdapSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "gateway")
+    for password in ("x", "", "x" * 300):
+        error = await outcome(way, "hunter2", password)
+        assert type(error) is LoginRefused
+        assert "hunter2" not in f"{error} {error.text} {caplog.text}"
+
+
 @pytest.mark.parametrize("denied", [(), ("bob",)])
 async def test_each_way_says_not_allowed_only_after_the_right_password(
     way: LdapSettings, denied: tuple[str, ...]

@@ -225,3 +225,90 @@ def test_names_of_people_are_replaced_as_words_only() -> None:
     archive.forget_names(["al"])
     said = "user-1 at https://user-1.gw.example.org/user/user-1/lab, not at all; "
     assert archive._texts == {"a": f"{said}/home/user-3/x [user-2/exp1 lab]"}
+
+
+def anonymous(text: str, *people: str) -> str:
+    archive = Archive(())
+    archive.add("a", text)
+    archive.forget_names(people)
+    return archive._texts["a"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "connected to zoe@login1:22",
+        "zoe@10.1.2.3: refused",
+        'SSH certificate: serial 1, id "x", principal zoe, cluster lab',
+        "Forbidden: the gateway never acts for the account 'zoe'",
+        "login of zoe from 10.1.2.3 refused: zoe: 49 invalidCredentials",
+        "login from 2001:db8::7 refused: zoe: not in cn=gateway",
+        "login of 'zoe' from 10.1.2.3: 49",
+        "login of 'Tr0ub4dor&3' from 10.1.2.3: malformed user name",
+        "[zoe/] logged in from ::ffff:10.1.2.3",
+        "10.1.2.3:51234 [01/Mar/2026:12:00:00.000] public",
+        "2001:db8::7:51234 [01/Mar/2026:12:00:00.000] public",
+    ],
+)
+def test_no_form_of_a_log_tells_who_somebody_was_or_where(said: str) -> None:
+    told = anonymous(said)
+    for name in ("zoe", "Tr0ub4dor", "10.1.2.3", "2001:db8"):
+        assert name not in told
+
+
+def test_an_address_has_one_new_name_and_this_hosts_own_stay() -> None:
+    said = "login of zoe from 10.1.2.3 refused: x; 10.1.2.3:99, ::ffff:10.1.2.3, 2001:db8::7, 127.0.0.1:1"
+    told = anonymous(said + " [::1]:2 at 12:00:00 on HAProxy 2.6.12; from 10.1.2.4.")
+    assert told == (
+        "login of user-1 from address-1 refused: x; address-1:99, address-1, address-2, 127.0.0.1:1 [::1]:2"
+        " at 12:00:00 on HAProxy 2.6.12; from address-3."
+    )
+
+
+def test_what_was_typed_in_place_of_a_name_is_called_by_the_name_or_hidden() -> None:
+    assert anonymous("login of 'Alice' from ::1: x", "alice") == "login of 'user-1' from ::1: x"
+    assert anonymous('login of "it\'s" from ::1: x') == "login of '[hidden]' from ::1: x"
+
+
+JOURNALCTL = """\
+#!/bin/sh
+case "$1" in
+--unit=gateway-hub) seq 30000 | sed 's/^/a line of the hub, number /' | tac;;
+--unit=gateway-haproxy) echo "$*"; exit 0;;
+*) echo "-- No entries --"; echo "Hint: You are currently not seeing messages from other users" >&2;;
+esac
+"""
+
+
+def test_of_the_units_the_newest_lines_are_in_it_and_where_there_are_none_what_to_do(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = planted.directory / "bin/journalctl"
+    program.parent.mkdir()
+    program.write_text(JOURNALCTL)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    path = planted.directory / "out.tar.gz"
+    config = str(planted.directory / "gateway_config.py")
+    assert main(["bundle", "-f", config, "-o", str(path), "--no-doctor"]) == 0
+    with tarfile.open(path) as archive:
+        files = {
+            name: archive.extractfile(f"gateway-bundle/{name}.log") for name in ("hub", "haproxy", "tunnels")
+        }
+        texts = {name: file.read().decode() for name, file in files.items() if file}
+    lines = texts["hub"].splitlines()
+    assert lines[-1] == "a line of the hub, number 30000"
+    assert 5000 < len(lines) < 30000
+    assert lines == [f"a line of the hub, number {number}" for number in range(30001 - len(lines), 30001)]
+    assert "--reverse" in texts["haproxy"]
+    assert texts["tunnels"].startswith(
+        "not available: the journal shows nothing of gateway-tunnels (Hint: You"
+    )
+    assert "usermod --append --groups systemd-journal" in texts["tunnels"]
+
+
+def test_without_a_journal_it_is_said_what_to_do(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    texts = bundle()
+    assert "journalctl: No such file" in texts["gateway-bundle/haproxy.log"]
+    assert "--log FILE" in texts["gateway-bundle/tunnels.log"]

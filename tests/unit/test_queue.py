@@ -281,6 +281,34 @@ async def test_an_ending_without_an_accounting_is_what_the_job_said(accounting: 
     assert (await subject.ending("alice", ID, JobId("4711"))).state is None
 
 
+async def test_of_a_forged_log_only_the_end_is_kept() -> None:
+    log = " " + "a-" * 10_000 + "end\n"
+    subject, _ = queue(Completed(0, f"gw1 exit\n 3 failed 0\ngw1 log\n{log}gw1 end\n", ""))
+    ending = await subject.ending("alice", ID, JobId("4711"), JobState.FAILED)
+    assert len(ending.log_tail) == 4096
+    assert ending.log_tail.endswith("-end")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+async def test_an_account_that_answers_without_end_is_not_listened_to(status: int) -> None:
+    read = f"gw1 log\n {'a-' * 100_000}\ngw1 end\n"
+    subject, _ = queue(Completed(status, read, "b " * 100_000))
+    with pytest.raises(LoginNodeRefused, match="not the launcher") as refused:
+        await subject.ending("alice", ID, JobId("4711"), JobState.FAILED)
+    assert not refused.value.transient  # nobody asks again and again
+    assert len(str(refused.value)) < 200
+
+
+async def test_of_what_an_account_complains_only_the_end_is_read() -> None:
+    subject, _ = queue(
+        Completed(0, "gw1 exited 1\n", "scancel: error: a\n" + "b " * 100_000 + "\nscancel: error: last")
+    )
+    with pytest.raises(GatewayError) as refused:
+        await subject.cancel("alice", ID, JobId("4711"))
+    assert "error: a" not in str(refused.value)
+    assert "last" in refused.value.public
+
+
 async def test_an_ending_of_which_nobody_knows_is_asked_for_again() -> None:
     subject, _ = queue(Completed(0, "gw1 end\n"), Completed(124))
     with pytest.raises(QueueUnreachable):

@@ -166,6 +166,13 @@ def test_nobody_forges_a_row_with_a_comment() -> None:
     assert forger not in listing.named("gw-inst22-abcdefghia", "alice")
 
 
+def test_of_a_comment_and_a_reason_without_end_some_is_kept() -> None:
+    (job,) = read(row("1", comment="a-" * 100_000 + "gw1:last", reason="b" * 100_000))
+    assert len(job.comment) == 4096
+    assert job.comment.endswith("gw1:last")
+    assert len(job.reason) <= 400
+
+
 def test_no_jobs_is_a_good_answer() -> None:
     assert SLURM.read_status(recorded("squeue-none"), MARK).jobs == ()
 

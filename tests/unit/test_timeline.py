@@ -6,7 +6,8 @@ import asyncio
 import json
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -27,6 +28,7 @@ from gateway.servers.tools import Tools
 from gateway.store import Database, History, ServerStore, keep_short, upgrade
 from gateway.store.database import DatabaseUnreachable
 from gateway.store.sealed import Seal
+from gateway.support.archive import Archive
 from gateway.timeline import FIRST, LAST, LONGEST, MOST, Entry, Happening, as_data, kept, rendered
 from tests.unit.test_store import SECRETS, SERVER
 
@@ -68,8 +70,27 @@ OWN = secrets.token_urlsafe(32)
         (f"hash {'0a' * 32}", "0a" * 32),
         (f"key {Fernet.generate_key().decode()}", "="),
         (Fernet(Fernet.generate_key()).encrypt(b"x").decode(), "gAAAAA"),
+        ("WANDB_API_KEY=abc123", "abc123"),
+        ("OPENAI_API_KEY: sk-abc", "sk-abc"),
+        ("export AWS_SECRET_ACCESS_KEY=ab/c+d", "ab/c+d"),
+        ("os.environ['SECRET_KEY'] = 'abc def'", "def"),
+        ('declare -x HF_TOKEN="abc def"', "def"),
+        ("DB_PASS=hunter2", "hunter2"),
+        ("passphrase: correct horse battery", "battery"),
+        ("bindpw hunter2", "hunter2"),
+        ("bindpw: hunter2", "hunter2"),
+        ("curl -u zoe:hunter2 https://example.org", "hunter2"),
+        ("curl --user 'zoe:my hunter2' https://example.org", "hunter2"),
+        ("wget --password hunter2 x", "hunter2"),
+        ("password: 'my long hunter2'", "hunter2"),
+        ('{"password": "my \\"long\\" hunter2"}', "hunter2"),
+        ('"{\\"password\\": \\"my hunter2\\"}"', "hunter2"),
+        ("password: 'my hunter2, cut off", "hunter2"),
+        ("Cookie: a=b; sessionid=hunter2", "hunter2"),
+        ("Authorization: Negotiate hunter2", "hunter2"),
+        ("MIGHAgEAMBMG\nhunter2hunter2=\n-----END PRIVATE KEY-----", "hunter2"),
     ],
-    ids=range(13),
+    ids=range(32),
 )
 def test_a_secret_is_hidden_in_any_of_its_shapes(said: str, secret: str) -> None:
     assert HIDDEN in masked(said)
@@ -85,10 +106,85 @@ def test_a_secret_is_hidden_in_any_of_its_shapes(said: str, secret: str) -> None
         "/home/alice/.local/share/gateway/abcdefghij/key.pem: Permission denied",
         "https://gateway.example.org:8443/user/alice/lab",
         "LoginNodeUnreachable: login1: no connection within 10.0 s",
+        "KeyError: 'WANDB_API_KEY'",
+        "key: /etc/gateway/ssh/cascade",
+        "host_key: SHA256:abc, public_key=ssh-ed25519",
+        "/etc/passwd: Permission denied",
+        "/home/alice/.gateway/abcdefghij/token: No such file or directory",
+        "PWD=/home/alice max_tokens=100 AWS_REGION=eu",
+        "docker run -u 1000:1000 image",
+        "journalctl -u gateway-hub; sudo -u alice true",
+        "Enter passphrase for key '/home/alice/.ssh/id_ed25519': ",
     ],
 )
 def test_what_an_administrator_needs_is_not_hidden(said: str) -> None:
     assert masked(said) == said
+
+
+def test_what_follows_a_value_in_quotes_stays() -> None:
+    assert masked("password: 'my long secret' in /etc/x") == f"password: {HIDDEN} in /etc/x"
+
+
+NASTY = [
+    "a-",
+    "a-token-",
+    "a_key-",
+    "-",
+    " ",
+    "\n",
+    "\\",
+    "A",
+    "AAAA\n",
+    "://a:",
+    "=gAAAAA",
+    "token ",
+    "token= ",
+    "token=bearer ",
+    'token="',
+    "token=\"'",
+    'token=\\"',
+    "--token ",
+    "--a",
+    "-u ",
+    '-u "a:',
+    "passphrase=",
+    "cookie: ",
+    "-----BEGIN A",
+    "-----BEGIN A-----\n-----END ",
+]
+
+
+@pytest.mark.parametrize("piece", NASTY)
+@pytest.mark.parametrize("step", [masked, lambda text: Archive(()).add("a", text)], ids=["masked", "archive"])
+def test_no_text_takes_longer_than_its_length_allows(piece: str, step: Callable[[str], object]) -> None:
+    def seconds(length: int) -> float:
+        text = (piece * length)[:length] + "/"
+        begun = time.thread_time()
+        step(text)
+        return time.thread_time() - begun
+
+    step("")
+    # Eight times is linear, 64 times quadratic. Other programs make a measurement too long or too short.
+    assert any(seconds(16_000) < 24 * seconds(2_000) for _ in range(5))
+
+
+def test_however_much_is_said_only_so_much_is_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def looking(text: str) -> str:
+        seen.append(len(text))
+        return masked(text)
+
+    monkeypatch.setattr("gateway.timeline.masked", looking)
+    assert len(kept("a-" * 4_000_000)) <= LONGEST
+    assert max(seen) <= 16_000
+
+
+def test_a_key_whose_beginning_is_not_kept_is_hidden() -> None:
+    key = (
+        "-----BEGIN RSA PRIVATE KEY-----\n" + ("hunter2a" * 8 + "\n") * 50 + "-----END RSA PRIVATE KEY-----\n"
+    )
+    assert "hunter2" not in kept("x " * 5_000 + key + "y" * 900)
 
 
 def test_a_text_is_kept_without_controls_and_not_too_long() -> None:

@@ -105,6 +105,25 @@ async def test_a_wrong_password_gives_one_sentence_and_keeps_the_name(browser: B
     assert SESSION_COOKIE not in browser.jar[HUB_HOST]
 
 
+async def test_the_log_of_a_failed_login_holds_a_name_only_if_somebody_has_it(
+    browser: Browser, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await browser.log_in(world.origins)
+    caplog.clear()
+    page = await browser.fetch(f"{HUB}/hub/logout")
+    for name in ("Alice", "hunter2", "Tr0ub4dor&3"):
+        await browser.submit(page, f"{HUB}/hub/login", username=name, password="x")
+    world.authenticator.error = DirectoryUnreachable("down")
+    await browser.submit(page, f"{HUB}/hub/login", username="hunter2", password="x")
+    said = [record.getMessage() for record in caplog.records if record.name == "gateway.web.session"]
+    assert said == [
+        "login of alice from 127.0.0.1 refused: wrong password",
+        "login from 127.0.0.1 refused: wrong password",
+        "login from 127.0.0.1 refused: malformed user name",
+        "login from 127.0.0.1 failed: down",
+    ]
+
+
 async def test_a_directory_that_is_down_is_told_apart_and_does_not_count_as_a_try(
     browser: Browser, world: World
 ) -> None:

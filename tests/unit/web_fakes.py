@@ -103,6 +103,9 @@ class FakeSessions:
     async def end_session(self, session_hash: str) -> None:
         self.sessions.pop(session_hash, None)
 
+    async def knows(self, name: str) -> bool:
+        return name in {session.user.name for session in self.sessions.values()}
+
     async def token_user(self, token_hash: str) -> User | None:
         return self.tokens.get(token_hash)
 
