@@ -31,13 +31,13 @@ def load_site(path: Path) -> SiteConfig:
     return parse_site_config(text, str(path))
 
 
-def load_sites(directory: Path) -> dict[str, SiteConfig]:
-    """Return the site configs of all ``*.yaml`` files in a directory, by the cluster's name.
+def read_sites(directory: Path) -> tuple[dict[str, tuple[SiteConfig, Path]], list[str]]:
+    """Return the site configs that can be read, by the cluster's name, with their files; and the faults.
 
-    Raises:
-        ConfigError: A file is faulty, two have the same name, or there is none; all faults at once.
+    Args:
+        directory: All ``*.yaml`` in it are site configs.
     """
-    sites: dict[str, SiteConfig] = {}
+    found: dict[str, tuple[SiteConfig, Path]] = {}
     faults: list[str] = []
     for path in sorted(directory.glob("*.yaml")):
         try:
@@ -45,14 +45,25 @@ def load_sites(directory: Path) -> dict[str, SiteConfig]:
         except ConfigError as error:
             faults.append(str(error))
             continue
-        if site.name in sites:
-            faults.append(f"{path}:1: name: another file is called {site.name} already")
-        sites[site.name] = site
-    if not sites and not faults:
+        if site.name in found:
+            faults.append(f"{path}:1: name: {found[site.name][1]} is called {site.name} already")
+        else:
+            found[site.name] = site, path
+    if not found and not faults:
         faults.append(f"{directory}: there is no site config (*.yaml) in this directory")
+    return found, faults
+
+
+def load_sites(directory: Path) -> dict[str, SiteConfig]:
+    """Return the site configs of all ``*.yaml`` files in a directory, by the cluster's name.
+
+    Raises:
+        ConfigError: A file is faulty, two have the same name, or there is none; all faults at once.
+    """
+    found, faults = read_sites(directory)
     if faults:
         raise ConfigError("\n".join(faults))
-    return sites
+    return {name: site for name, (site, _) in found.items()}
 
 
 def check_together(sites: Collection[SiteConfig], *, managed: bool) -> None:

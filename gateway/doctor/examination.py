@@ -20,7 +20,7 @@ from gateway.errors import BadRequest, ConfigError, LoginNodeRefused
 from gateway.model import Command, Completed
 from gateway.options import check, from_strings
 from gateway.siteconfig import SiteConfig
-from gateway.sites import load_site
+from gateway.sites import read_sites
 from gateway.ssh.runner import Runner, Users
 from gateway.store.database import random_word
 
@@ -53,10 +53,10 @@ async def examine(settings: Settings, question: Question, report: Callable[[Chec
     Raises:
         BadRequest: There is no such cluster, its form has no such choice, or it is not said whose job.
     """
-    files, faults = _load(Path(settings.gateway.site_dir))
+    files, faults = read_sites(Path(settings.gateway.site_dir))
     sites = {name: site for name, (site, _) in files.items()}
     wanted = _wanted(files, question.cluster)
-    steps = Host(settings, sites, faults, question.user).steps()
+    steps = Host(settings, sites, "\n".join(faults), question.user).steps()
     async with AsyncExitStack() as stack:
         await in_thread(clear_up)
         place = stack.enter_context(scratch())
@@ -65,28 +65,9 @@ async def examine(settings: Settings, question: Question, report: Callable[[Chec
         return await walk(steps, report)
 
 
-def _load(directory: Path) -> tuple[Mapping[str, tuple[SiteConfig, str]], str]:
-    """Return the site configs that can be read, by name, with their files; and the others' faults."""
-    found: dict[str, tuple[SiteConfig, str]] = {}
-    faults = []
-    for path in sorted(directory.glob("*.yaml")):
-        try:
-            site = load_site(path)
-        except ConfigError as error:
-            faults.append(str(error))
-            continue
-        if site.name in found:
-            faults.append(f"{path}:1: name: {found[site.name][1]} is called {site.name} already")
-        else:
-            found[site.name] = site, str(path)
-    if not found and not faults:
-        faults.append(f"{directory}: there is no site config (*.yaml) in this directory")
-    return found, "\n".join(faults)
-
-
 def _wanted(
-    files: Mapping[str, tuple[SiteConfig, str]], cluster: str | None
-) -> Sequence[tuple[SiteConfig, str]]:
+    files: Mapping[str, tuple[SiteConfig, Path]], cluster: str | None
+) -> Sequence[tuple[SiteConfig, Path]]:
     if cluster is None:
         return list(files.values())
     if cluster not in files:
@@ -95,7 +76,7 @@ def _wanted(
 
 
 async def _cluster(
-    stack: AsyncExitStack, settings: Settings, site: SiteConfig, file: str, question: Question, scratch: Path
+    stack: AsyncExitStack, settings: Settings, site: SiteConfig, file: Path, question: Question, scratch: Path
 ) -> list[Step]:
     users: Users | None = None
     try:
@@ -107,7 +88,7 @@ async def _cluster(
         users = await stack.enter_async_context(nodes) if nodes is not None else None
     except ConfigError:
         users = None  # the step of the SSH CA says it
-    patient = Patient(site, file, node, question.user, scratch, settings, users)
+    patient = Patient(site, str(file), node, question.user, scratch, settings, users)
     steps = cluster_steps(patient)
     if question.job:
         if question.user is None and site.login.act_as != "service":
