@@ -25,7 +25,7 @@ from gateway.commands import (
     units,
     why,
 )
-from gateway.errors import BadRequest, ConfigError, GatewayError, NotFound
+from gateway.errors import BadRequest, GatewayError
 
 #: In the order of ``gateway --help``.
 _COMMANDS = (
@@ -69,12 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(error: GatewayError) -> str:
-    """Return what a command says of an error: one line, and what to do next if that line does not say it."""
+    """Return what a command says of an error: one line, and what to do next if the error was given that.
+
+    A class's own advice is for pages.
+    """
     if isinstance(error, BadRequest):
         return error.public
     said = str(error)
-    complete = isinstance(error, (ConfigError, NotFound)) or error.advice in said
-    return said if complete else f"{said}\n{error.advice}"
+    if error.advice == error.default_advice or error.advice in said:
+        return said
+    return f"{said}\n{error.advice}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -39,6 +39,7 @@ def test_a_certificate_leaves_its_line_at_every_log_level(tmp_path: Path, setup:
     [
         (ConfigError("x.py:1: wrong"), "x.py:1: wrong\n"),
         (NotFound("alice has no server x."), "alice has no server x.\n"),
+        (DataPlaneError("no HAProxy"), "no HAProxy\n"),
         (BadRequest("detail", "Write it so."), "Write it so.\n"),
         (DataPlaneError("no HAProxy", advice="Start it."), "no HAProxy\nStart it.\n"),
         (DataPlaneError("no HAProxy. Start it.", advice="Start it."), "no HAProxy. Start it.\n"),
