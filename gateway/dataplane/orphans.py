@@ -52,20 +52,27 @@ def clear_all_but(tunnels: Path, claimed: Collection[str]) -> None:
         tunnels: Where the masters of all clusters live, each cluster's in a directory of its name.
         claimed: The clusters whose masters stay.
     """
-    for cluster in tunnels.iterdir():
-        if cluster.name in claimed or not cluster.is_dir():
-            continue
-        masters = [entry for entry in cluster.iterdir() if entry.name.isdecimal() and entry.is_dir()]
-        if not masters:
-            continue
-        log.warning("[%s] its %d SSH masters are ended", cluster.name, len(masters))
+    try:
+        left = [entry for entry in tunnels.iterdir() if entry.name not in claimed and entry.is_dir()]
+    except OSError as error:
+        log.error("%s: SSH masters that nobody needs are not looked for: %s", tunnels, error)
+        return
+    for cluster in left:
         try:
-            for master in masters:
-                clear(master)
-            if not any(cluster.iterdir()):  # else the files of ways without a tunnel
-                cluster.rmdir()
+            _clear_cluster(cluster)
         except OSError as error:
             log.error("[%s] its SSH masters could not be ended: %s", cluster.name, error)
+
+
+def _clear_cluster(cluster: Path) -> None:
+    masters = [entry for entry in cluster.iterdir() if entry.name.isdecimal() and entry.is_dir()]
+    if not masters:
+        return
+    log.warning("[%s] its %d SSH masters are ended", cluster.name, len(masters))
+    for master in masters:
+        clear(master)
+    if not any(cluster.iterdir()):  # else the files of ways without a tunnel
+        cluster.rmdir()
 
 
 def _all_pids() -> list[int]:

@@ -7,6 +7,7 @@ leave it: the job has ended when the supervisor has no child left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import pwd
@@ -16,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from gateway.localqueue.jobs import (
     Job,
@@ -132,26 +134,47 @@ def _wait_for_turn(spool: Spool, job_id: int) -> Job | None:
 
     Only the first in the queue looks at all jobs, under the lock. Every other one looks at the one before it.
     """
-    stop, ahead = False, None
+    stop, ahead = False, _Ahead(None, too_large=False)
     while True:
-        if stop or ahead is None or not ahead.stands(spool):
-            # Somebody is writing queue.json; the disk is full: the next look will do.
-            with contextlib.suppress(Unavailable, OSError), spool.locked():
-                jobs, limits = spool.refresh(), spool.limits()
-                job = next((job for job in jobs if job.id == job_id), None)
-                if job is None or job.state is not State.QUEUED or job.supervisor != find(os.getpid()):
+        if stop or not ahead.stands(spool):
+            try:
+                turn = _turn(spool, job_id, stop=stop)
+            except Unavailable:
+                pass  # somebody is writing queue.json, or has the lock: the next look will do
+            except OSError as error:
+                # A full disk passes. Without the queue's directory, or told to end, others bury the job.
+                if stop or error.errno in (errno.ENOENT, errno.ESTALE):
                     return None
-                if stop:
-                    with contextlib.suppress(OSError):
-                        spool.change(job, state=State.CANCELLED)
-                    return None
-                if not waits_for(job, jobs, limits):
-                    job = spool.change(job, state=State.RUNNING)
-                    _wake_first(spool)
-                    return job
-                ahead = _Ahead.of(job, jobs, limits)
-        got = signal.sigtimedwait(_SIGNALS, _FIRST if ahead is None else _BEHIND)
+            else:
+                if not isinstance(turn, _Ahead):
+                    return turn
+                ahead = turn
+        got = signal.sigtimedwait(_SIGNALS, _FIRST if ahead.job is None else _BEHIND)
         stop = stop or (got is not None and got.si_signo in _STOPS)
+
+
+def _turn(spool: Spool, job_id: int, *, stop: bool) -> Job | _Ahead | None:
+    """Return the job if it runs from now on, what it waits behind, or None if it shall never run.
+
+    Raises:
+        Unavailable: The lock was not to be had, or ``queue.json`` cannot be read: nothing has changed.
+        OSError: The disk is full, or the queue's directory is gone.
+    """
+    with spool.locked():
+        jobs = spool.refresh()
+        job = next((job for job in jobs if job.id == job_id), None)
+        if job is None or job.state is not State.QUEUED or job.supervisor != find(os.getpid()):
+            return None
+        if stop:
+            with contextlib.suppress(OSError):
+                spool.change(job, state=State.CANCELLED)
+            return None
+        limits = spool.limits()
+        if waits_for(job, jobs, limits):
+            return _Ahead.of(job, jobs, limits)
+        job = spool.change(job, state=State.RUNNING)
+        _wake_first(spool)
+        return job
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,23 +182,26 @@ class _Ahead:
     """Why it is no use to look at the whole queue, for as long as it stands.
 
     Args:
-        job: The one that waits just before, or the job itself if it is too large.
+        job: The one that waits just before, or the job itself if it is too large; None for the first, which
+            is to look often.
         too_large: Whether that one is too large for what is given out.
     """
 
-    job: Job
+    job: Job | None
     too_large: bool
 
     @classmethod
-    def of(cls, job: Job, jobs: Sequence[Job], limits: Limits) -> _Ahead | None:
-        """Return what a job waits behind; None for the first, which is to look often."""
+    def of(cls, job: Job, jobs: Sequence[Job], limits: Limits) -> Self:
+        """Return what a job waits behind."""
         if limits.too_much(job.request):
             return cls(job, too_large=True)
         before = [other for other in _waiting(jobs, limits) if other.id < job.id]
-        return cls(before[-1], too_large=False) if before else None
+        return cls(before[-1] if before else None, too_large=False)
 
     def stands(self, spool: Spool) -> bool:
         """Whether nothing has changed. It needs no lock: a job's file is replaced as a whole."""
+        if self.job is None:
+            return False
         try:
             same = spool.job(self.job.id) == self.job and alive(self.job.supervisor)
             return same and bool(spool.limits().too_much(self.job.request)) == self.too_large

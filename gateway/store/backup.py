@@ -72,11 +72,12 @@ def _name(unfinished: Path, archive: Path) -> None:
             raise
         os.close(os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # a disk without hard links
         unfinished.replace(archive)
-    directory = os.open(archive.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with suppress(OSError):  # some file systems cannot: the archive is there all the same
+        directory = os.open(archive.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def _add_database(tar: tarfile.TarFile, url: str) -> bool:

@@ -362,11 +362,13 @@ def test_through_sudo_no_program_runs_that_others_could_have_put_there(account: 
 @pytest.mark.parametrize(
     ("owner", "group", "bits", "status"),
     [
-        (990, 0, 0o755, LauncherStatus.REFUSED),  # the service account's own, of useradd --system
-        (0, 990, 0o775, LauncherStatus.REFUSED),
-        (0, 990, 0o755, LauncherStatus.DONE),
+        (2, 0, 0o755, LauncherStatus.REFUSED),  # the service account's own: useradd --system makes such ones
+        (0, 2, 0o775, LauncherStatus.REFUSED),
+        (0, 2, 0o755, LauncherStatus.DONE),
         (0, 0, 0o775, LauncherStatus.DONE),
-        (1, 1, 0o755, LauncherStatus.DONE),  # such as slurm
+        (0, 990, 0o2775, LauncherStatus.DONE),  # such as staff, or slurm
+        (0, 54399, 0o775, LauncherStatus.REFUSED),
+        (1, 1, 0o755, LauncherStatus.DONE),
         (54399, 0, 0o755, LauncherStatus.REFUSED),
     ],
 )
@@ -377,7 +379,7 @@ def test_through_sudo_the_service_account_can_have_put_no_program_there(
     os.chown(account.root / what, owner, group)
     (account.root / what).chmod(bits)
     text = sections([("bin", str(account.root / "bin").encode()), ("limit", b"20"), ("word", b"sbatch")])
-    done = account.launch("run", ID, stdin=text, SUDO_USER="svc", SUDO_UID="990")
+    done = account.launch("run", ID, stdin=text, SUDO_USER="bin", SUDO_UID="2")
     assert done.status == status, done.stderr
     assert bool(account.calls) == (status is LauncherStatus.DONE)
 

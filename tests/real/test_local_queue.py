@@ -234,6 +234,31 @@ def test_whoever_waits_behind_moves_up_when_those_before_are_gone(queue: Queue) 
     until(lambda: queue.states(cancelled, killed, last) == ["CANCELLED", "FAILED", "RUNNING"])
 
 
+def test_where_the_queue_is_taken_away_nobody_waits_for_ever(queue: Queue) -> None:
+    large = queue.submit("sleep 60", cores=2)
+    waiting = [queue.job(queue.submit("sleep 60")).supervisor.pid for _ in range(2)]
+    assert all(map(alive, waiting))
+    spool = queue.program.parent.parent / "spool"
+    spool.rename(spool.with_name("away"))
+    until(lambda: not any(map(alive, waiting)))
+    spool.with_name("away").rename(spool)
+    assert queue.run("cancel", large) == Completed(0)
+
+
+def test_a_waiting_job_can_be_cancelled_though_the_limits_cannot_be_read(queue: Queue) -> None:
+    queue.submit("sleep 60", cores=2)
+    waiting = queue.submit("sleep 60")
+    supervisor = queue.job(waiting).supervisor.pid
+    assert alive(supervisor)
+    limits = queue.program.parent.parent / "queue.json"
+    text = limits.read_text()
+    limits.write_text("{")
+    queue.run("cancel", waiting)
+    until(lambda: not alive(supervisor))
+    limits.write_text(text)
+    assert queue.states(waiting) == ["CANCELLED"]
+
+
 def test_a_queue_takes_so_many_jobs_and_says_so(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(queue.here)
     monkeypatch.setattr(gateway.localqueue.jobs, "MOST_JOBS", 1)
