@@ -66,6 +66,16 @@ def load_sites(directory: Path) -> dict[str, SiteConfig]:
     return {name: site for name, (site, _) in found.items()}
 
 
+def faults_together(sites: Collection[SiteConfig]) -> list[str]:
+    """Return why one gateway cannot serve these clusters; of one alone, and of the systemd units, nothing."""
+    try:
+        if len(sites) > 1:
+            check_together(sites, managed=False)
+    except ConfigError as error:
+        return [str(error)]
+    return []
+
+
 def check_together(sites: Collection[SiteConfig], *, managed: bool) -> None:
     """Check that one gateway can serve these clusters, and warn of one whose jobs can read its keys.
 

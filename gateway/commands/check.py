@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gateway.commands.base import add_command, say
 from gateway.errors import ConfigError
-from gateway.sites import load_site
+from gateway.sites import faults_together, load_site
 
 if TYPE_CHECKING:
     from gateway.commands.base import Commands
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    status = 0
+    status, sites = 0, {}
     for path in options.sites:
         try:
             site = load_site(path)
@@ -31,7 +31,11 @@ def _check(options: argparse.Namespace) -> int:
             say(error)
             status = 1
             continue
+        sites[site.name] = site
         say(f"{path}: ok: {site.title} ({site.name}, {site.scheduler}), {len(site.partitions)} partitions")
         if site.login.act_as == "certificate" and not site.login.source_addresses:
             say(f"{path}: warning: set login.source_addresses, or a stolen certificate is good from anywhere")
+    for fault in faults_together(sites.values()):
+        say(fault)
+        status = 1
     return status

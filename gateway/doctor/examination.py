@@ -30,7 +30,7 @@ class Question:
     """What is asked of the doctor.
 
     Args:
-        cluster: The one to examine; None for all.
+        cluster: The one to examine; None for all, and for no trial of a login that is to be refused.
         user: For whom to act.
         job: Whether to walk the whole path with a job.
         options: The job's fields of the form, ``key=value`` each.
@@ -88,7 +88,8 @@ async def _cluster(
         users = await stack.enter_async_context(nodes) if nodes is not None else None
     except ConfigError:
         users = None  # the step of the SSH CA says it
-    patient = Patient(site, str(file), node, question.user, scratch, settings, users)
+    trials = question.cluster is not None
+    patient = Patient(site, str(file), node, question.user, scratch, settings, users, trials)
     steps = cluster_steps(patient)
     if question.job:
         if question.user is None and site.login.act_as != "service":

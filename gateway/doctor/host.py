@@ -33,6 +33,7 @@ from gateway.errors import ConfigError, DataPlaneError
 from gateway.origins import Layout, Origins
 from gateway.pki import Authority
 from gateway.siteconfig import SiteConfig
+from gateway.sites import faults_together
 from gateway.store.upgrade import current, head
 
 #: Open files below which HAProxy takes fewer than about 2,000 browsers' connections.
@@ -111,8 +112,9 @@ class Host:
     async def site_configs(self) -> Finding:
         """Say whether all site configs can be used."""
         place = self.settings.gateway.site_dir
-        if self.faults:
-            return not_ok(self.faults, f"Mend it, then: gateway check {place}/*.yaml")
+        faults = [*filter(None, [self.faults]), *faults_together(self.sites.values())]
+        if faults:
+            return not_ok("\n".join(faults), f"Mend it, then: gateway check {place}/*.yaml")
         return ok(f"{place}: {', '.join(sorted(self.sites))}")
 
     def _origins(self) -> Origins:

@@ -34,6 +34,7 @@ class Patient:
         scratch: A directory of the doctor's own, short and private.
         settings: The gateway's.
         users: Its login node as each of its users, for ``act_as: certificate``.
+        trials: Whether to try logins that are to be refused: login nodes may hold these against this host.
     """
 
     site: SiteConfig
@@ -43,6 +44,7 @@ class Patient:
     scratch: Path
     settings: Settings
     users: Users | None = None
+    trials: bool = False
 
     @property
     def where(self) -> str:

@@ -66,6 +66,11 @@ def sshd_text(group: str, addresses: Sequence[str], launcher: str, ca_file: str)
 #     sshd -T -C user=root,host=gateway,addr={address} | grep -e trustedusercakeys -e forcecommand
 # The first shows the file and the program, the second "none" twice. Then reload sshd. A certificate is for
 # the one user whom it names, unless AuthorizedPrincipalsFile or -Command, set elsewhere, says otherwise.
+# Failed logins of a few must not lock out the gateway, and with it all. With OpenSSH 9.8 or later, above the
+# first Match of the file:
+#     PerSourcePenaltyExemptList {where}
+# With fail2ban, add to ignoreip in jail.local:
+#     {" ".join(addresses)}
 Match User *,!root Group {group} Address {where}
     TrustedUserCAKeys {ca_file}
     AuthenticationMethods publickey

@@ -255,6 +255,17 @@ def test_faults_of_all_files_are_told_with_their_lines(console: Console) -> None
     ]
 
 
+def test_clusters_that_one_gateway_must_not_serve_are_told_before_the_hub_refuses(console: Console) -> None:
+    slurm, local = (console.directory / f"sites/{name}.yaml" for name in ("cascade", "workstation"))
+    local.write_text(LOCAL)
+    assert console.run("check", str(local), str(local))[::2] == (0, "")
+    status, out, err = console.run("check", str(local), str(slurm))
+    assert (status, err) == (1, "")
+    fault = out.splitlines()[-1]
+    assert fault.startswith("workstation: ")
+    assert "can read its keys, those of cascade too: give workstation a gateway of its own" in fault
+
+
 # --- render ---------------------------------------------------------------------------------------------
 
 
@@ -370,6 +381,8 @@ def test_the_lines_for_sshd_name_group_addresses_and_files(console: Console) -> 
         "PermitUserRC no",
     ):
         assert line in lines
+    assert "#     PerSourcePenaltyExemptList 192.0.2.10,2001:db8::/64\n" in text
+    assert "ignoreip in jail.local:\n#     192.0.2.10 2001:db8::/64\n" in text
 
 
 @pytest.mark.parametrize(

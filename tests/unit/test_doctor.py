@@ -29,12 +29,12 @@ from traitlets.config import Config
 import gateway
 from gateway.commands.doctor import _Told
 from gateway.config import Settings
-from gateway.doctor import certificate, show, vouching
+from gateway.doctor import certificate, examination, show, vouching
 from gateway.doctor import host as host_steps
 from gateway.doctor.check import Check, Finding, Status, any_of, not_ok, ok, skipped, warning, worst
 from gateway.doctor.disk import explain
 from gateway.doctor.here import Here, read_ports, read_skew
-from gateway.doctor.host import Proxy
+from gateway.doctor.host import Host, Proxy
 from gateway.doctor.job import NOT_TAKEN, JobWalk, refusal
 from gateway.doctor.listening import Holder
 from gateway.doctor.logins import silent_or_worst
@@ -51,7 +51,7 @@ from gateway.siteconfig import Partition, parse_site_config
 from gateway.ssh.authority import UserAuthority
 from gateway.ssh.runner import Replay
 from gateway.ssh.transport import Certified
-from tests.unit.test_cli import Console, console
+from tests.unit.test_cli import LOCAL, Console, console
 
 __all__ = ["console"]  # a fixture
 
@@ -496,7 +496,7 @@ async def test_a_launcher_that_others_than_root_can_change_is_not_ok(
 # --- the SSH CA -------------------------------------------------------------------------------------------
 
 
-def certified_people(directory: Path, *, rotating: bool = False) -> Patient:
+def certified_people(directory: Path, *, rotating: bool = False, trials: bool = True) -> Patient:
     authority = UserAuthority(directory / "ssh-ca")
     authority.make("ecdsa")
     if rotating:
@@ -504,7 +504,7 @@ def certified_people(directory: Path, *, rotating: bool = False) -> Patient:
     login = SITE.login.model_copy(update={"act_as": "certificate"})
     site = SITE.model_copy(update={"login": login})
     settings = Settings(Config({"Gateway": {"state_dir": str(directory)}}), "gateway_config.py")
-    return Patient(site, "site.yaml", Replay(()), "ann", directory, settings)
+    return Patient(site, "site.yaml", Replay(()), "ann", directory, settings, trials=trials)
 
 
 class Sshd:
@@ -545,6 +545,33 @@ async def test_a_login_node_that_takes_a_certificate_for_root_is_not_ok(
     assert (status is not Status.NOT_OK) or "Match User *,!root" in finding.mend
 
 
+async def test_root_is_tried_only_where_a_login_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sshd = Sshd(monkeypatch, REFUSED)
+    finding = await People(certified_people(tmp_path, trials=False)).root_refused()
+    assert (finding.status, sshd.came) == (Status.SKIPPED, [])
+    assert "gateway doctor cascade tries it" in finding.seen
+
+
+@pytest.mark.parametrize(("cluster", "trials"), [(None, False), ("cascade", True)])
+async def test_a_login_may_fail_at_a_cluster_that_is_named_alone(
+    console: Console, monkeypatch: pytest.MonkeyPatch, cluster: str | None, trials: bool
+) -> None:
+    patients: list[Patient] = []
+
+    def cluster_steps(patient: Patient) -> list[Step]:
+        patients.append(patient)
+        return []
+
+    monkeypatch.setattr(examination, "cluster_steps", cluster_steps)
+    monkeypatch.setattr(Host, "steps", lambda _: [])
+    places = {"site_dir": str(console.directory / "sites"), "state_dir": str(console.state)}
+    settings = Settings(Config({"Gateway": places}), "c")
+    await examination.examine(settings, examination.Question(cluster), lambda _: None)
+    assert [patient.trials for patient in patients] == [trials]
+
+
 @pytest.mark.parametrize(("refusal", "status"), [(None, Status.OK), (REFUSED, Status.WARNING)])
 async def test_a_next_key_that_a_login_node_does_not_trust_yet_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception | None, status: Status
@@ -560,6 +587,19 @@ async def test_without_a_next_key_nobody_is_asked(tmp_path: Path, monkeypatch: p
     sshd = Sshd(monkeypatch)
     finding = await vouching.Vouching(certified_people(tmp_path)).next_key()
     assert (finding.status, sshd.came) == (Status.SKIPPED, [])
+
+
+# --- the site configs -------------------------------------------------------------------------------------
+
+
+async def test_clusters_that_one_gateway_must_not_serve_are_not_ok() -> None:
+    local, settings = parse_site_config(LOCAL, "workstation.yaml"), Settings(Config(), "c")
+    assert (await Host(settings, {local.name: local}).site_configs()).status is Status.OK
+    finding = await Host(settings, {local.name: local, SITE.name: SITE}, "x.yaml:1: bad").site_configs()
+    assert finding.status is Status.NOT_OK
+    fault, together = finding.seen.splitlines()
+    assert fault == "x.yaml:1: bad"
+    assert "those of cascade too: give workstation a gateway of its own" in together
 
 
 # --- the applications -------------------------------------------------------------------------------------
