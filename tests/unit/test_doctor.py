@@ -685,8 +685,10 @@ def test_what_killed_doctors_left_is_cleared_up_and_nothing_else(
     for directory in (left, young, other):
         directory.mkdir(mode=0o700)
     control.parent.mkdir(parents=True)
-    words = [sys.executable, "-c", "input()", "-M", "-S", str(control)]
-    with subprocess.Popen(words, stdin=-1) as master, scratch() as running:
+    words = [sys.executable, "-c", "print(flush=True); input()", "-M", "-S", str(control)]
+    with subprocess.Popen(words, stdin=-1, stdout=-1) as master, scratch() as running:
+        assert master.stdout
+        master.stdout.readline()  # its command line is in /proc only once it runs
         for directory in (left, other, running):
             os.utime(directory, (time.time() - 60,) * 2)
         clear_up()
