@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -36,7 +36,6 @@ from gateway.servicemanager import tell_service_manager
 from gateway.siteconfig import SiteConfig
 from gateway.sites import check_together, load_sites
 from gateway.ssh.transport import quiet_library_log
-from gateway.ssh.users import UserNodes
 from gateway.store import Database, History, ServerStore, SessionStore, keep_short, upgrade
 from gateway.store.sealed import Seal
 from gateway.store.upgrade import current, head
@@ -103,13 +102,9 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         authority = await asyncio.to_thread(Authority.open, settings.state_dir / "ca")
         context = client_context(authority)
         origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
-        duty = Duty.CARRY if managed else Duty.ALL
         instance = await database.instance()
-        users = {name: parts.user_nodes(site, settings.state_dir, instance) for name, site in sites.items()}
-        clusters = {
-            name: await _cluster(stack, site, run_dir, group, duty, users[name])
-            for name, site in sites.items()
-        }
+        duty = Duty.CARRY if managed else Duty.ALL
+        clusters = await _clusters(stack, settings, sites.values(), run_dir, instance, duty)
         haproxy = HAProxy(parts.haproxy_settings(settings, authority, run_dir, managed=managed))
         await haproxy.check_program()
         tunnels = {name: cluster.tunnel for name, cluster in clusters.items()}
@@ -121,10 +116,12 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         routing = Routing(records, sessions, haproxy, tunnels, origins, _node_contexts(sites, context))
         metrics = Metrics()
         servers = Servers(instance, records, routing, authority, clusters, metrics)
-        lifetime = timedelta(hours=settings.gateway.session_hours)
-        pages = Services(authenticator, origins, lambda: sites, sessions, records, servers, routing)
-        pages = replace(pages, metrics=metrics.exposition, session_lifetime=lifetime)
-        pages = replace(pages, contact=settings.gateway.contact)
+        pages = replace(
+            Services(authenticator, origins, lambda: sites, sessions, records, servers, routing),
+            metrics=metrics.exposition,
+            session_lifetime=timedelta(hours=settings.gateway.session_hours),
+            contact=settings.gateway.contact,
+        )
         web = _listen(pages, run_dir / "hub.sock", group)
         stack.push_async_callback(_close_web, web)
         await stack.enter_async_context(routing)
@@ -187,18 +184,24 @@ def _stop_signals() -> asyncio.Event:
     return stopped
 
 
-async def _cluster(
+async def _clusters(
     stack: AsyncExitStack,
-    site: SiteConfig,
+    settings: Settings,
+    sites: Collection[SiteConfig],
     run_dir: Path,
-    group: int | None,
+    instance: str,
     duty: Duty,
-    users: UserNodes | None,
-) -> Cluster:
-    node = await stack.enter_async_context(parts.login_node(site))
-    if users is not None:
-        await stack.enter_async_context(users)
-    return parts.cluster(site, node, run_dir, group, duty, users)
+) -> dict[str, Cluster]:
+    """Return the clusters by name; their connections end with the stack."""
+    group = parts.proxy_group(settings)
+    users = {site.name: parts.user_nodes(site, settings.state_dir, instance) for site in sites}
+    found = {}
+    for site in sites:
+        node = await stack.enter_async_context(parts.login_node(site))
+        if (nodes := users[site.name]) is not None:
+            await stack.enter_async_context(nodes)
+        found[site.name] = parts.cluster(site, node, run_dir, group, duty, nodes)
+    return found
 
 
 def _node_contexts(

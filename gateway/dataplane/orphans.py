@@ -85,7 +85,7 @@ def _is_master(pid: int, directory: Path) -> bool:
     In another mount namespace the same path may be another directory: the masters of another gateway's.
     """
     try:
-        if os.stat(f"/proc/{pid}").st_uid != os.geteuid():  # noqa: PTH116
+        if Path(f"/proc/{pid}").stat().st_uid != os.geteuid():
             return False
         if not {b"-M", os.fsencode(directory / "ctl")} <= set(_command_line(pid)):
             return False

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Command, Completed, JobId, JobState, JobStatus, Listing
+from gateway.schedulers.text import one_line
 
 #: The program's own states, :class:`gateway.localqueue.jobs.State`.
 STATES = {
@@ -79,7 +80,7 @@ class Local:
         detail = _detail("submit", completed)
         sentence = _SENTENCE.search(completed.stderr)
         if completed.status == _REFUSED and sentence:
-            raise SubmitRefused(detail, f"The cluster did not accept the job: {_short(sentence[1])}.")
+            raise SubmitRefused(detail, f"The cluster did not accept the job: {one_line(sentence[1])}.")
         if completed.status in (_UNAVAILABLE, *_NEVER_RAN):
             raise QueueUnreachable(detail)
         raise SubmitOutcomeUnknown(detail)
@@ -111,7 +112,7 @@ class Local:
         sentence = _SENTENCE.search(completed.stderr)
         if completed.status == _REFUSED and sentence:
             raise CancelRefused(
-                _detail("cancel", completed), f"The cluster will not stop the job: {_short(sentence[1])}."
+                _detail("cancel", completed), f"The cluster will not stop the job: {one_line(sentence[1])}."
             )
         raise QueueUnreachable(_detail("cancel", completed))
 
@@ -134,7 +135,7 @@ class Local:
             if re.fullmatch(pattern, status.reason):
                 return sentence
         return (
-            f"The scheduler gives a reason of its own: {_short(status.reason).rstrip('.')}. "
+            f"The scheduler gives a reason of its own: {one_line(status.reason).rstrip('.')}. "
             "If your job does not start, ask who looks after this machine."
         )
 
@@ -154,7 +155,7 @@ def _read_rows(verb: str, completed: Completed) -> list[Any]:
 
 def _read_row(row: Any) -> JobStatus:
     if not _is_row(row):
-        raise QueueUnreachable(f"{_PROGRAM}: a row that cannot be read: {_short(repr(row))}")
+        raise QueueUnreachable(f"{_PROGRAM}: a row that cannot be read: {one_line(repr(row))}")
     state = STATES.get(row["state"], JobState.UNKNOWN)
     if state is JobState.QUEUED and row["reason"] == "TooLarge":
         state = JobState.CANNOT_START
@@ -182,12 +183,7 @@ def _is_row(row: Any) -> bool:
 
 def _detail(verb: str, completed: Completed) -> str:
     words = completed.stderr.strip() or completed.stdout
-    return f"{_PROGRAM} {verb}: exit status {completed.status}: {_short(words)}"
-
-
-def _short(text: str) -> str:
-    """Return text from outside as one line that is fit for a log or a page."""
-    return re.sub(r"[\x00-\x20\x7f]+", " ", text).strip()[:400]
+    return f"{_PROGRAM} {verb}: exit status {completed.status}: {one_line(words)}"
 
 
 def _checked(job_id: JobId) -> str:

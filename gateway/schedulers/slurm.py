@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Command, Completed, JobId, JobState, JobStatus, Listing
+from gateway.schedulers.text import one_line
 
 # squeue(1), JOB STATE CODES.
 STATES = {
@@ -192,7 +193,7 @@ class Slurm:
         last = completed.stdout.strip().rpartition("\n")[2].partition(";")[0].strip()
         if completed.status == 0 and _JOB_ID.fullmatch(last):
             return JobId(last)
-        detail = f"sbatch: exit status {completed.status}: {_short(completed.stderr or completed.stdout)}"
+        detail = f"sbatch: exit status {completed.status}: {one_line(completed.stderr or completed.stdout)}"
         if _no_answer(completed) or _UNCLEAR.search(completed.stderr):
             raise SubmitOutcomeUnknown(detail)
         if _NOT_SENT.search(completed.stderr):
@@ -219,11 +220,11 @@ class Slurm:
         """Return the rows between the marks."""
         complaint = _COMPLAINT.search(completed.stderr)
         if _no_answer(completed) or completed.status != 0 or complaint:
-            raise QueueUnreachable(f"squeue: exit status {completed.status}: {_short(completed.stderr)}")
+            raise QueueUnreachable(f"squeue: exit status {completed.status}: {one_line(completed.stderr)}")
         field, row = _separators(mark)
         *rows, rest = completed.stdout.split(row + "\n")
         if rest:
-            raise QueueUnreachable(f"squeue: the answer ends in the middle of a row: {_short(rest)}")
+            raise QueueUnreachable(f"squeue: the answer ends in the middle of a row: {one_line(rest)}")
         jobs = tuple(_parse_row(text.split(field)) for text in rows)
         if len({job.job_id for job in jobs}) != len(jobs):
             raise QueueUnreachable("squeue: a job is there twice: somebody may be forging rows")
@@ -235,7 +236,7 @@ class Slurm:
 
     def read_cancel(self, completed: Completed) -> None:
         """Return if the job ends: for an unknown id scancel is silent with exit status 0, or says so."""
-        detail = f"scancel: exit status {completed.status}: {_short(completed.stderr)}"
+        detail = f"scancel: exit status {completed.status}: {one_line(completed.stderr)}"
         if _no_answer(completed) or _NOT_SENT.search(completed.stderr) or _UNCLEAR.search(completed.stderr):
             raise QueueUnreachable(detail)
         if completed.status == 0 or re.search(r"Invalid job id|already complet", completed.stderr):
@@ -254,7 +255,7 @@ class Slurm:
         if "accounting storage is disabled" in completed.stderr:
             return None
         if _no_answer(completed) or completed.status != 0:
-            raise QueueUnreachable(f"sacct: exit status {completed.status}: {_short(completed.stderr)}")
+            raise QueueUnreachable(f"sacct: exit status {completed.status}: {one_line(completed.stderr)}")
         rows = [line.split("|") for line in completed.stdout.splitlines() if "|" in line]
         return _state(rows[-1][1], "") if rows else None
 
@@ -268,7 +269,7 @@ class Slurm:
             if re.fullmatch(pattern, _reason_word(status.reason), re.I):
                 return sentence
         return (
-            f"The scheduler gives a reason of its own: {_short(status.reason).rstrip('.')}. "
+            f"The scheduler gives a reason of its own: {one_line(status.reason).rstrip('.')}. "
             "If your job does not start, ask the cluster's administrators."
         )
 
@@ -282,7 +283,7 @@ def _separators(mark: str) -> tuple[str, str]:
 
 def _parse_row(values: list[str]) -> JobStatus:
     if len(values) != len(_FIELDS) or not _JOB_ID.fullmatch(values[0]) or not values[5].isdecimal():
-        raise QueueUnreachable(f"squeue: a row that cannot be read: {_short(' | '.join(values))}")
+        raise QueueUnreachable(f"squeue: a row that cannot be read: {one_line(' | '.join(values))}")
     job_id, native, reason, host, user, restarts, starts, comment, name = values
     state = _state(native, reason)
     waits = state in (JobState.QUEUED, JobState.HELD)
@@ -296,7 +297,7 @@ def _parse_row(values: list[str]) -> JobStatus:
         else None,
         comment="" if comment == "(null)" else comment[-_LONGEST_COMMENT:],
         restarts=int(restarts),
-        reason="" if reason == "None" else _short(reason),
+        reason="" if reason == "None" else one_line(reason),
         native=native.split()[0] if native.strip() else "",
         starts=datetime.fromtimestamp(int(starts), UTC) if waits and _EPOCH.fullmatch(starts) else None,
     )
@@ -326,12 +327,7 @@ def _words_of(stderr: str, program: str) -> str:
     """Return what a Slurm program complained about, without its prefixes, each sentence once."""
     found = re.findall(rf"^{program}: (?:error|fatal|unrecognized option)?:? ?(.*)$", stderr, re.M)
     sentences = [line.removeprefix("Batch job submission failed: ").strip(" .") for line in found]
-    return _short("; ".join(dict.fromkeys(sentence for sentence in sentences if sentence)))
-
-
-def _short(text: str) -> str:
-    """Return text from outside as one line that is fit for a log or a page."""
-    return re.sub(r"[\x00-\x20\x7f]+", " ", text).strip()[:400]
+    return one_line("; ".join(dict.fromkeys(sentence for sentence in sentences if sentence)))
 
 
 def _checked(job_id: JobId) -> str:
