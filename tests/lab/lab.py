@@ -21,8 +21,11 @@ from typing import Any, Self
 
 from tests.lab import certificates, directory, environment, gateway, network, staging
 from tests.lab.accounts import BY_NAME, write_private
+from tests.lab.clusters import SLURM, Cluster
 from tests.lab.daemons import Daemon
 from tests.lab.nodes import LabError, Node, Process, end_processes, start_node, wait_until
+from tests.lab.pbs import PbsCluster
+from tests.lab.sge import SgeCluster
 
 LAUNCHER = environment.REPOSITORY / "gateway/launcher/gateway-launcher"
 _STATE_PATH = re.compile(r"/[A-Za-z0-9_./-]+")
@@ -52,6 +55,7 @@ class Lab:
         self.authority = state / "ca.pem"
         self.keys = Keys(*(state / "hub/ssh" / name for name in ("svc", "tunnel", "known_hosts")))
         self.passwords: dict[str, str] = {}
+        self.venv = environment.DEFAULT
 
     # ---- up, attach, down
 
@@ -96,6 +100,7 @@ class Lab:
         except FileNotFoundError:
             raise LabError(f"{state} is not a lab's state directory") from None
         lab = cls(state.absolute(), saved["mark"], saved["port"], saved["nodes"])
+        lab.venv = Path(saved["venv"])
         lab._read_passwords()
         return lab
 
@@ -120,7 +125,7 @@ class Lab:
 
     def _save(self) -> None:
         nodes = {name: node.pid for name, node in self.nodes.items()}
-        saved = {"mark": self.mark, "port": self.port, "nodes": nodes}
+        saved = {"mark": self.mark, "port": self.port, "nodes": nodes, "venv": str(self.venv)}
         (self.state / "lab.json").write_text(json.dumps(saved) + "\n")
 
     def _read_passwords(self) -> None:
@@ -131,9 +136,9 @@ class Lab:
         staging.stage(self.state)
         self._read_passwords()
         self.write_gateway_config()
-        self._start_nodes(venv)
-        self._save()
-        network.connect(self.nodes)
+        self.venv = venv
+        self._start_nodes(list(staging.NODES))
+        network.connect(self.nodes, SLURM)
         self.install_launcher()
         with ThreadPoolExecutor() as pool:
             starts = (self._start_cluster, self._start_directory, self._make_authority)
@@ -142,13 +147,47 @@ class Lab:
             for part in parts:
                 part.result()
 
-    def _start_nodes(self, venv: Path) -> None:
+    def _start_nodes(self, names: Sequence[str]) -> None:
         def start(name: str) -> Node:
-            role = staging.NODES[name]
-            return start_node(role, name, self.state, f"{self.mark}-{name}", venv, environment.REPOSITORY)
+            role = staging.NODES.get(name, "cluster")
+            return start_node(
+                role, name, self.state, f"{self.mark}-{name}", self.venv, environment.REPOSITORY
+            )
 
         with ThreadPoolExecutor() as pool:
-            self.nodes = {node.name: node for node in pool.map(start, staging.NODES)}
+            self.nodes |= {node.name: node for node in pool.map(start, names)}
+        self._save()
+
+    def add_cluster(self, cluster: Cluster) -> Node:
+        """Start the nodes of another cluster, and sshd on its login node; return that. Twice is fine.
+
+        The login node has what the first one has: accounts, homes, sshd's configuration, the launcher, sudo's
+        rules, the gateway's SSH CA. A host key is its own, and the gateway's known_hosts has it.
+        """
+        if cluster.login not in self.nodes:
+            staging.stage_nodes(self.state, cluster.nodes)
+            self._start_nodes(cluster.nodes)
+            network.connect(self.nodes, cluster)
+            network.only_sshd(self.nodes[cluster.login])
+            self.install_launcher(node=cluster.login)
+            authority = self.login.run(["cat", staging.CA_FILE], check=True).stdout
+            self._install(authority, staging.CA_FILE, "644", cluster.login)
+            key = self.state / "nodes" / cluster.login / "host_key"
+            certificates.make_ssh_key(key, cluster.login)
+            self._install(key.read_text(), "/etc/ssh/lab_host_key", "600", cluster.login)
+            self.trust_host_key()
+        self.daemon(f"sshd-{cluster.login}").start()
+        return self.nodes[cluster.login]
+
+    @property
+    def pbs(self) -> PbsCluster:
+        """PBS, on nodes of its own; its start() makes them."""
+        return PbsCluster(self)
+
+    @property
+    def sge(self) -> SgeCluster:
+        """Grid Engine, on nodes of its own; its start() makes them."""
+        return SgeCluster(self)
 
     def _start_cluster(self) -> None:
         for name in ("login", *staging.COMPUTE_NODES):
@@ -184,7 +223,7 @@ class Lab:
         self.hub.run(["sysctl", "-qw", reserve], check=True)
         script = f"{gateway.SOURCE}/tests/lab/forward.py"
         words = [gateway.PYTHON, "-I", script, str(listening.fileno()), str(self.port)]
-        self._daemon("forwarder", "hub", words, pass_fds=(listening.fileno(),)).launch()
+        self.make_daemon("forwarder", "hub", words, pass_fds=(listening.fileno(),)).launch()
 
     # ---- nodes
 
@@ -219,32 +258,32 @@ class Lab:
     # ---- daemons
 
     def daemon(self, name: str) -> Daemon:
-        """Return a daemon by name: slurmctld, slurmd-NODE, munged-NODE, sshd, slapd."""
+        """Return a daemon by name: slurmctld, slurmd-NODE, munged-NODE, sshd, sshd-LOGIN, slapd."""
         kind, _, place = name.partition("-")
         if kind == "munged":
             node = self.nodes[place]
             words = ["/usr/sbin/munged", "--foreground"]
             socket_path = ["test", "-S", "/run/munge/munge.socket.2"]
-            return self._daemon(
+            return self.make_daemon(
                 name, place, words, user="munge", ready=lambda: not node.run(socket_path).returncode
             )
         if kind == "slurmd":
-            return self._daemon(name, place, ["/usr/sbin/slurmd", "-D", "-N", place], port=6818)
+            return self.make_daemon(name, place, ["/usr/sbin/slurmd", "-D", "-N", place], port=6818)
         if name == "slurmctld":
-            return self._daemon(name, "login", ["/usr/sbin/slurmctld", "-D"], port=6817)
-        if name == "sshd":
-            return self._daemon(
-                name, "login", ["/usr/sbin/sshd", "-D", "-e", "-f", "/etc/ssh/sshd_config"], port=22
-            )
+            return self.make_daemon(name, "login", ["/usr/sbin/slurmctld", "-D"], port=6817)
+        if kind == "sshd":
+            words = ["/usr/sbin/sshd", "-D", "-e", "-f", "/etc/ssh/sshd_config"]
+            return self.make_daemon(name, place or "login", words, port=22)
         if name == "slapd":
             listeners = "ldap://127.0.0.1/ ldaps://127.0.0.1/ ldapi:///"
             words = ["/usr/sbin/slapd", "-d", "stats", "-F", "/var/lib/slapd.d", "-h", listeners]
-            return self._daemon(name, "hub", [*words, "-u", "openldap", "-g", "openldap"], port=636)
+            return self.make_daemon(name, "hub", [*words, "-u", "openldap", "-g", "openldap"], port=636)
         raise LabError(f"there is no daemon {name}")
 
-    def _daemon(
+    def make_daemon(
         self, name: str, node: str, argv: Sequence[str], *, port: int | None = None, **options: Any
     ) -> Daemon:
+        """Return a daemon of a node; with ``port`` it serves once something listens there. See Daemon."""
         where = self.nodes[node]
         if port is not None:
             options["ready"] = lambda: where.listens(port)
@@ -268,12 +307,12 @@ class Lab:
 
     # ---- what a test may do to the cluster
 
-    def install_launcher(self, path: Path | None = None) -> bool:
-        """Install the launcher on the login node as its administrator would; False if there is none."""
+    def install_launcher(self, path: Path | None = None, *, node: str = "login") -> bool:
+        """Install the launcher on a login node as its administrator would; False if there is none."""
         source = path or LAUNCHER
         if not source.exists():
             return False
-        self._install(source.read_text(), staging.LAUNCHER_PATH, "755")
+        self._install(source.read_text(), staging.LAUNCHER_PATH, "755", node)
         return True
 
     def change_host_key(self) -> str:
@@ -285,8 +324,8 @@ class Lab:
         self.sshd.start()
         return f"login {public}"
 
-    def _install(self, text: str, path: str, mode: str) -> None:
-        self.login.run(["install", "-m", mode, "/dev/stdin", path], input=text, check=True)
+    def _install(self, text: str, path: str, mode: str, node: str = "login") -> None:
+        self.nodes[node].run(["install", "-m", mode, "/dev/stdin", path], input=text, check=True)
 
     def gateway_ca(self, *words: str) -> str:
         """Run ``gateway ca WORDS…`` on the hub's node and return what it prints.
@@ -304,7 +343,7 @@ class Lab:
         self._install(keys, staging.CA_FILE, "644")
 
     def trust_host_key(self) -> None:
-        """Write the login node's present host key into the gateway's known_hosts."""
+        """Write the login nodes' present host keys into the gateway's known_hosts."""
         staging.write_known_hosts(self.state)
 
     def end_ssh_connections(self) -> None:

@@ -14,25 +14,20 @@ from pathlib import Path
 from gateway.launcher import sshd_text
 from tests.lab import accounts, certificates, directory
 from tests.lab.accounts import HUB, PEOPLE, SERVICES, own, write_private
+from tests.lab.clusters import CLUSTERS, HUB_ADDRESS, SLURM, hosts_inside, hosts_outside
 
-NODES = {"login": "cluster", "cn1": "cluster", "cn2": "cluster", "hub": "hub"}
-COMPUTE_NODES = ("cn1", "cn2")
+#: The nodes that are always there, and of which kind they are.
+NODES = dict.fromkeys(SLURM.nodes, "cluster") | {"hub": "hub"}
+COMPUTE_NODES = SLURM.compute
 HOST = "gw.localhost"
-#: The hub, as the login node sees it, and what the login node has of the gateway.
-HUB_ADDRESS = "10.77.0.1"
+#: What a login node has of the gateway.
 LAUNCHER_PATH = "/usr/local/sbin/gateway-launcher"
 CA_FILE = "/etc/ssh/gateway-ca.pub"
 _FILES = Path(__file__).with_name("files")
 _GATEWAY = accounts.BY_NAME["gateway"].uid
-_CLUSTER_HOSTS = """\
-127.0.0.1 localhost
-10.78.0.1 login
-10.78.0.11 cn1
-10.78.0.12 cn2
-"""
 #: On the login node the key of the tunnel opens a session that does nothing, and forwards to compute nodes.
 _FORWARD_ONLY = 'restrict,port-forwarding,{},command="/bin/true"'.format(
-    ",".join(f'permitopen="{node}:*"' for node in COMPUTE_NODES)
+    ",".join(f'permitopen="{node}:*"' for cluster in CLUSTERS for node in cluster.compute)
 )
 
 
@@ -40,23 +35,28 @@ def stage(state: Path) -> None:
     """Fill an empty state directory: keys, certificates, accounts, homes, and /etc of both kinds of node."""
     passwords = {person.name: secrets.token_urlsafe(12) for person in directory.entries()}
     write_private(state / "passwords.json", json.dumps(passwords, indent=1) + "\n")
-    for path in ("etc/cluster", "etc/hub", "hub", "home", "tls", "pids", "nodes"):
+    for path in ("etc/cluster", "etc/hub", "hub", "home", "srv", "tls", "pids", "nodes"):
         (state / path).mkdir(parents=True, mode=0o755)
-    _stage_nodes(state)
+    stage_nodes(state, list(NODES))
+    _stage_services(state)
     _stage_hub(state)
     _stage_cluster(state, passwords)
     write_known_hosts(state)
 
 
 def write_known_hosts(state: Path) -> None:
-    """Make the gateway trust the login node's present host key."""
-    key = (state / "etc/cluster/ssh/lab_host_key.pub").read_text().split()[:2]
-    path = state / "hub/ssh/known_hosts"
-    write_private(path, f"login {' '.join(key)}\n", _GATEWAY)
+    """Make the gateway trust the present host keys of the login nodes that there are."""
+    keys = {cluster.login: state / "nodes" / cluster.login / "host_key.pub" for cluster in CLUSTERS}
+    keys[SLURM.login] = state / "etc/cluster/ssh/lab_host_key.pub"
+    lines = (
+        f"{name} {' '.join(key.read_text().split()[:2])}\n" for name, key in keys.items() if key.exists()
+    )
+    write_private(state / "hub/ssh/known_hosts", "".join(lines), _GATEWAY)
 
 
-def _stage_nodes(state: Path) -> None:
-    for node in NODES:
+def stage_nodes(state: Path, nodes: Sequence[str]) -> None:
+    """Make the directories that are these nodes' own."""
+    for node in nodes:
         base = state / "nodes" / node
         for name in ("etc", "etc.work", "log", "sbin", "opt", "home", "lib", "munge", "slurm", "tmp"):
             (base / name).mkdir(parents=True)
@@ -65,6 +65,9 @@ def _stage_nodes(state: Path) -> None:
         for name in ("slurmctld", "slurmd"):
             (base / "slurm" / name).mkdir()
         _give(base / "slurm/slurmctld", "slurm", 0o700)
+
+
+def _stage_services(state: Path) -> None:
     lib = state / "nodes/hub/lib"
     for name in ("ldap", "slapd.d"):
         (lib / name).mkdir()
@@ -91,7 +94,7 @@ def _stage_cluster(state: Path, passwords: Mapping[str, str]) -> None:
     (etc / "munge/munge.key").write_bytes(secrets.token_bytes(128))
     _give(etc / "munge/munge.key", "munge", 0o400)
     _give(etc / "munge", "munge", 0o700)
-    (etc / "hosts").write_text(_CLUSTER_HOSTS)
+    (etc / "hosts").write_text(hosts_inside())
     (etc / "resolv.conf").write_text("")
     certificates.make_ssh_key(etc / "ssh/lab_host_key", "login")
     for name, key, options in (("svc", "svc", ""), ("svc-tunnel", "tunnel", f"{_FORWARD_ONLY} ")):
@@ -110,7 +113,7 @@ def _stage_hub(state: Path) -> None:
         (hub / name).mkdir()
     (etc / "gateway").mkdir()
     names = [HOST, *(f"{person.name}.{HOST}" for person in PEOPLE)]
-    (etc / "hosts").write_text(f"127.0.0.1 localhost {directory.NAME} {' '.join(names)}\n10.77.0.2 login\n")
+    (etc / "hosts").write_text(f"127.0.0.1 localhost {directory.NAME} {' '.join(names)}\n{hosts_outside()}")
     (etc / "resolv.conf").write_text("")
     certificates.make_authority(tls)
     shutil.copy(tls / "ca.pem", state / "ca.pem")

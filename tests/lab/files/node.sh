@@ -41,6 +41,8 @@ if [ "$role" = hub ]; then
   mount --bind "$state/hub" /etc/gateway
   mount --bind "$own/lib" /var/lib
 else
+  # /srv: what the nodes share besides /home, for the schedulers that need a place of their own.
+  mount --bind "$state/srv" /srv
   install -d -o munge -g munge -m 755 /run/munge
   mount --bind "$state/home" /home
   mount --bind "$state/home/rory" /home/rory
