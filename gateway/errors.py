@@ -126,6 +126,14 @@ class AlreadyRunning(GatewayError):
     status = 409
 
 
+class CallRefused(GatewayError):
+    """A job called in a port that the gateway does not take: not now, or not that one."""
+
+    default_public = "The gateway does not take a port from this job now, so nothing was done."
+    default_advice = "Leave the port in the endpoint file: the gateway reads it there."
+    status = 409
+
+
 # --- the login node ---------------------------------------------------------------------------------
 
 
@@ -177,6 +185,10 @@ class QueueUnreachable(GatewayError):
     default_advice = "Wait a few minutes: the gateway goes on asking."
     transient = True
     status = 503
+
+
+class EndedNotListed(QueueUnreachable):
+    """The scheduler keeps no ended jobs, and therefore listed none at all: ask without them."""
 
 
 class SubmitRefused(GatewayError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -23,10 +24,11 @@ SERVER_ID = re.compile(r"[a-z2-7]{10}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person who has logged in; the name is the canonical one from the directory."""
+    """A person who has logged in; the name is the canonical one from the directory, as are the groups."""
 
     name: str
     admin: bool = False
+    groups: frozenset[str] = frozenset()
 
 
 class JobState(StrEnum):
@@ -41,6 +43,8 @@ class JobState(StrEnum):
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     WALLTIME = "walltime"
+    OUT_OF_MEMORY = "out-of-memory"
+    NODE_FAILED = "node-failed"
     FAILED = "failed"
     PREEMPTED = "preempted"
     UNKNOWN = "unknown"
@@ -57,7 +61,15 @@ class JobState(StrEnum):
 
 
 _ENDED = frozenset(
-    {JobState.COMPLETED, JobState.CANCELLED, JobState.WALLTIME, JobState.FAILED, JobState.PREEMPTED}
+    {
+        JobState.COMPLETED,
+        JobState.CANCELLED,
+        JobState.WALLTIME,
+        JobState.OUT_OF_MEMORY,
+        JobState.NODE_FAILED,
+        JobState.FAILED,
+        JobState.PREEMPTED,
+    }
 )
 
 
@@ -82,12 +94,41 @@ class Completed:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A job that is asked for: its name, the account that owns it, and its id where it is known.
+
+    ``submitted`` is when it was handed in, as the gateway knows it: Grid Engine uses ids again.
+    """
+
+    name: str
+    owner: str
+    job_id: JobId | None = None
+    submitted: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended, by its scheduler's word.
+
+    ``exit_status`` is the script's, ``signal`` the number of the one that ended it, ``by`` the account that
+    cancelled it (a name or a uid), ``native`` the scheduler's own words.
+    """
+
+    state: JobState
+    exit_status: int | None = None
+    signal: int | None = None
+    by: str = ""
+    native: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobStatus:
     """One job as one listing shows it.
 
     ``host`` is the scheduler's own name of the node that runs the job's script, ``comment`` the text the
     job's owner may have attached, ``restarts`` how often the job was requeued, ``reason`` the scheduler's
-    native word for why it waits or ended, ``native`` its native state, ``starts`` its expected start.
+    native word for why it waits or ended, ``native`` its native state, ``starts`` its expected start,
+    ``ends`` when its walltime is over, if it runs.
     """
 
     job_id: JobId
@@ -100,13 +141,18 @@ class JobStatus:
     reason: str = ""
     native: str = ""
     starts: datetime | None = None
+    ends: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A successful answer of the scheduler about jobs with the names asked for. Absence means "not there"."""
+    """A successful answer of the scheduler about jobs with the names asked for. Absence means "not there".
+
+    Of the names in ``silent`` nothing is known: neither that they are there, nor that they are not.
+    """
 
     jobs: tuple[JobStatus, ...]
+    silent: frozenset[str] = frozenset()
 
     def named(self, name: str, user: str) -> tuple[JobStatus, ...]:
         """Return the jobs with this name that belong to this user: another user's are forgeries."""
@@ -137,7 +183,7 @@ class Choices:
     """What a person chose on the form, checked against the site config.
 
     ``walltime`` is in minutes, ``memory`` in megabytes (2**20 bytes); without GPUs ``gpus`` is 0 and
-    ``gpu_type`` None.
+    ``gpu_type`` None. ``extra`` holds the values of the fields that the site added.
     """
 
     cluster: str
@@ -149,6 +195,11 @@ class Choices:
     gpus: int = 0
     gpu_type: str | None = None
     account: str | None = None
+    qos: str | None = None
+    reservation: str | None = None
+    constraint: str | None = None
+    exclusive: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 class EndReason(StrEnum):
@@ -158,6 +209,8 @@ class EndReason(StrEnum):
     FINISHED = "finished"
     WALLTIME = "walltime"
     CANCELLED = "cancelled"
+    OUT_OF_MEMORY = "out-of-memory"
+    NODE_FAILED = "node-failed"
     FAILED = "failed"
     REFUSED = "refused"
     PREEMPTED = "preempted"
@@ -170,7 +223,8 @@ class Server:
 
     ``id`` names the job, the state directory, the certificate and the route; ``name`` is "" for the default
     server. ``wanted`` is False from the moment somebody asks to stop it. ``generation`` counts the
-    forwards made for it; ``attempts`` counts submits. ``message`` is the sentence the person sees.
+    forwards made for it; ``attempts`` counts submits. ``message`` is the sentence the person sees. ``ends``
+    is when the walltime of the running job is over.
     """
 
     id: str
@@ -194,6 +248,7 @@ class Server:
     message: str = ""
     native_reason: str = ""
     starts: datetime | None = None
+    ends: datetime | None = None
     cleaned: bool = False
 
     def __str__(self) -> str:

@@ -16,11 +16,12 @@ import pwd
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gateway.localqueue.jobs import (
     Job,
+    Limits,
     QueueError,
     Refused,
     State,
@@ -33,7 +34,10 @@ from gateway.localqueue.processes import send
 from gateway.localqueue.spool import PATIENCE, Spool
 from gateway.localqueue.supervisor import submit, supervise
 
-_USAGE = "usage: gateway-queue submit SCRIPT | list NAME... | cancel ID | how ID | comment ID TEXT | stop"
+_USAGE = (
+    "usage: gateway-queue submit SCRIPT | list NAME... | survey PREFIX | cancel ID | how ID | comment ID TEXT"
+    " | stop"
+)
 #: What a listing says for the machine.
 _HOST = "localhost"
 _LARGEST_SCRIPT = 1 << 20  # bytes
@@ -73,6 +77,21 @@ def _list(_program: Path, spool: Spool, words: Sequence[str]) -> None:
     if not words:
         raise Usage(_USAGE)
     _print_jobs(spool, lambda job: job.request.name in words)
+
+
+def _survey(_program: Path, spool: Spool, words: Sequence[str]) -> None:
+    if len(words) != 1:
+        raise Usage(_USAGE)
+    with spool.locked(PATIENCE):
+        jobs, limits = spool.refresh(), spool.limits()
+    used = [job.request for job in jobs if job.state.holds]
+    machine = {
+        "cores": limits.cores,
+        "memory": limits.memory,
+        "free_cores": max(0, limits.cores - sum(request.cores for request in used)),
+        "waiting": [str(job.id) for job in jobs if job.state is State.QUEUED],
+    }
+    _print_counted([machine, *_rows(jobs, limits, lambda job: job.request.name.startswith(words[0]))])
 
 
 def _how(_program: Path, spool: Spool, words: Sequence[str]) -> None:
@@ -132,6 +151,7 @@ def _supervise(_program: Path, spool: Spool, words: Sequence[str]) -> None:
 _VERBS: Mapping[str, Callable[[Path, Spool, Sequence[str]], None]] = {
     "submit": _submit,
     "list": _list,
+    "survey": _survey,
     "how": _how,
     "cancel": _cancel,
     "comment": _comment,
@@ -141,10 +161,14 @@ _VERBS: Mapping[str, Callable[[Path, Spool, Sequence[str]], None]] = {
 
 
 def _print_jobs(spool: Spool, wanted: Callable[[Job], bool]) -> None:
-    user = _account()
     with spool.locked(PATIENCE):
         jobs, limits = spool.refresh(), spool.limits()
-    rows = [
+    _print_counted(_rows(jobs, limits, wanted))
+
+
+def _rows(jobs: Sequence[Job], limits: Limits, wanted: Callable[[Job], bool]) -> list[Mapping[str, object]]:
+    user = _account()
+    return [
         {
             "id": str(job.id),
             "name": job.request.name,
@@ -153,15 +177,15 @@ def _print_jobs(spool: Spool, wanted: Callable[[Job], bool]) -> None:
             "reason": waits_for(job, jobs, limits) if job.state is State.QUEUED else job.reason,
             "host": _HOST if job.state.holds else None,
             "comment": job.comment,
+            "ends": int(job.changed + job.request.walltime) if job.state is State.RUNNING else None,
         }
         for job in jobs
         if wanted(job)
     ]
-    _print_lines([*rows, {"end": len(rows)}])
 
 
-def _print_lines(rows: Iterable[object]) -> None:
-    sys.stdout.writelines(f"{json.dumps(row)}\n" for row in rows)
+def _print_counted(rows: Sequence[object]) -> None:
+    sys.stdout.writelines(f"{json.dumps(row)}\n" for row in [*rows, {"end": len(rows)}])
 
 
 def _account() -> str:

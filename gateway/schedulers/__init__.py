@@ -1,23 +1,43 @@
 """Schedulers: what to run on a login node, and how to read what came back.
 
-A scheduler never runs anything: it hands out a :class:`~gateway.model.Command` and reads the
-:class:`~gateway.model.Completed` of it. A new one is a module here, a template in ``templates/batch/`` and a
-test file with recordings; its line in ``_KNOWN`` makes it known.
+A scheduler never runs anything: it hands out :class:`~gateway.model.Command` and reads the
+:class:`~gateway.model.Completed` of it. A new one is a module, a template and a test file with recordings;
+it is found by the entry point group ``gateway.schedulers``.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
+from gateway.discovery import Discovery
 from gateway.errors import ConfigError
-from gateway.model import Command, Completed, JobId, JobState, JobStatus, Listing
-from gateway.schedulers.local import Local
-from gateway.schedulers.slurm import Slurm
+from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobStatus, Listing
+
+#: The group of entry points: a site config's word for a scheduler, and the class that it is.
+GROUP = "gateway.schedulers"
+#: Those of this package, which are there however it was installed.
+_OWN = tuple(
+    EntryPoint(name, f"gateway.schedulers.{name}:{kind}", GROUP)
+    for name, kind in (("slurm", "Slurm"), ("pbs", "Pbs"), ("local", "Local"), ("sge", "Sge"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a scheduler says of a job before it is handed in: when it would start, if it says."""
+
+    starts: datetime | None = None
 
 
 class Scheduler(Protocol):
     """One kind of batch system.
 
     All methods are pure: the same arguments give the same answer, nothing is remembered in between.
+
+    Where several commands are handed out, they are run one after the other in one remote exec, each with a
+    time limit of its own, and read together: as many ``Completed``, in the same order.
 
     A ``Completed`` may stem from a command that never ended properly: ``status`` is 124 if a time limit ended
     it and negative if the connection broke. Neither says anything about jobs, nor does a good exit status if
@@ -30,7 +50,30 @@ class Scheduler(Protocol):
 
     @property
     def template(self) -> str:
-        """The file in ``templates/batch/`` from which job scripts are rendered."""
+        """The file in ``templates/batch/`` from which job scripts are rendered.
+
+        A scheduler of another package has a directory ``templates`` beside its module, which is looked into
+        first.
+        """
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The programs that its commands run, as the launcher must know them."""
+
+    @property
+    def directive(self) -> str:
+        """What begins a directive line of a job script: ``#SBATCH``."""
+
+    @property
+    def accounting_lag(self) -> float:
+        """Seconds after a job's end within which the accounting may not know of it yet; 0 for none."""
+
+    def header_faults(self, header: str) -> tuple[str, ...]:
+        """Return what is wrong with the directive lines that a site adds to its scripts, a sentence each.
+
+        Arrays and heterogeneous jobs are refused, and what would take the gateway's own directives back: the
+        job's name, its output, requeueing.
+        """
 
     def submit_command(self) -> Command:
         """Return the command that submits a job.
@@ -50,26 +93,44 @@ class Scheduler(Protocol):
                 The job has to be looked for by its name.
         """
 
-    def status_command(self, names: Collection[str], mark: str) -> Command:
-        """Return the one command that lists all jobs of these names, whoever's they are, ended ones too.
+    def dry_run_command(self) -> Command | None:
+        """Return what asks whether the ``script`` could ever run, in the same place; None if nothing does."""
+
+    def read_dry_run(self, completed: Completed) -> DryRun:
+        """Return the answer; also an empty one where there is none or it is not clear.
+
+        Raises:
+            SubmitRefused: The job can never run as it is.
+        """
+
+    def status_commands(
+        self, asked: Collection[Asked], mark: str, *, ended: bool = True
+    ) -> Sequence[Command]:
+        """Return what lists all these jobs, whoever's they are: one command, or a few in one exec.
 
         Args:
-            names: Job names, at least one, as :func:`gateway.model.job_name` makes them.
+            asked: The jobs, at least one. One without an id is found by its name.
             mark: 16 to 64 lower-case hexadecimal digits, new and random for each call. Where a scheduler
                 prints names and comments raw, the mark is what separates fields and rows: anybody on the
                 cluster may put separators and line breaks into the comment of a job of their own.
+            ended: Whether to ask for ended jobs too, where that makes a difference.
         """
 
-    def read_status(self, completed: Completed, mark: str) -> Listing:
+    def read_status(self, completed: Sequence[Completed], asked: Collection[Asked], mark: str) -> Listing:
         """Return what the scheduler knows of the jobs asked for; an empty listing if it knows none.
 
-        States and reasons that are not known become ``JobState.UNKNOWN``, never an error.
+        States and reasons that are not known become ``JobState.UNKNOWN``, never an error. A job that another
+        account gave one of the names is listed too, under its owner. What cannot be told to be there or not
+        is in ``silent``.
 
         Args:
-            completed: What the status command did.
-            mark: The one the command was made with.
+            completed: What the status commands did.
+            asked: What they were made with.
+            mark: The one they were made with.
 
         Raises:
+            EndedNotListed: The site keeps no ended jobs, and the answer is good for nothing: ask again with
+                ``ended=False``.
             QueueUnreachable: Nothing is known: the scheduler did not answer, the answer is cut short or has
                 a job twice (which is a forgery or a fault).
         """
@@ -85,14 +146,29 @@ class Scheduler(Protocol):
             QueueUnreachable: It did not answer.
         """
 
-    def accounting_command(self, job_id: JobId) -> Command:
+    def accounting_command(self, job: Asked) -> Command:
         """Return the command that asks how a job ended that is no longer listed, run as its owner."""
 
-    def read_accounting(self, completed: Completed) -> JobState | None:
-        """Return the accounting's state of the job, or None where there is no accounting or no such job.
+    def read_accounting(self, completed: Completed, job: Asked) -> JobEnd | None:
+        """Return how the job ended, or None where there is no accounting or no such job in it.
 
         Raises:
-            QueueUnreachable: There is an accounting, but it did not answer.
+            QueueUnreachable: There is an accounting, but it did not answer, or the job is there and runs.
+        """
+
+    def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
+        """Return what shows partitions, limits, nodes, accounts, downtimes and waiting jobs, in one exec.
+
+        Args:
+            instance: This gateway's six letters in its jobs' names.
+            mark: As for `status_commands`.
+        """
+
+    def read_discovery(self, completed: Sequence[Completed], instance: str, mark: str) -> Discovery:
+        """Return what they showed. Each part for itself: what one command did not say is None, or empty.
+
+        Raises:
+            QueueUnreachable: The scheduler did not answer at all.
         """
 
     def why(self, status: JobStatus) -> str:
@@ -102,16 +178,22 @@ class Scheduler(Protocol):
         """
 
 
-_KNOWN: Mapping[str, Callable[[], Scheduler]] = {"slurm": Slurm, "local": Local}
+def known() -> Mapping[str, EntryPoint]:
+    """Return the schedulers by the words that a site config uses; this package's own cannot be replaced."""
+    return {entry.name: entry for entry in (*entry_points(group=GROUP), *_OWN)}
 
 
 def get(name: str) -> Scheduler:
     """Return the scheduler that a site config calls ``name``.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or it cannot be loaded.
     """
+    entry = known().get(name)
+    if entry is None:
+        raise ConfigError(f"scheduler: {name!r} is not one of {', '.join(sorted(known()))}")
     try:
-        return _KNOWN[name]()
-    except KeyError:
-        raise ConfigError(f"scheduler: {name!r} is not one of {', '.join(sorted(_KNOWN))}") from None
+        scheduler: Scheduler = entry.load()()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(f"scheduler: {name!r} cannot be loaded from {entry.value}: {error}") from error
+    return scheduler

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from gateway.discovery import Discovery, Room
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
-from gateway.model import Command, Completed, JobId, JobState, JobStatus, Listing
-from gateway.schedulers.text import one_line
+from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
+from gateway.schedulers import DryRun
+from gateway.schedulers.text import checked_instance, checked_mark, checked_names, one_line
 
 #: The program's own states, :class:`gateway.localqueue.jobs.State`.
 STATES = {
@@ -23,7 +26,7 @@ STATES = {
     "FAILED": JobState.FAILED,
     "CANCELLED": JobState.CANCELLED,
     "TIMEOUT": JobState.WALLTIME,
-    "OUT_OF_MEMORY": JobState.FAILED,
+    "OUT_OF_MEMORY": JobState.OUT_OF_MEMORY,
 }
 
 # What happened, what it means, and what to do next, or that there is nothing to do.
@@ -56,10 +59,11 @@ _ENDED_WHY = {
 _PROGRAM = "gateway-queue"
 _REFUSED, _UNAVAILABLE, _NEVER_RAN = 65, 75, (126, 127)
 _SENTENCE = re.compile(rf"^{_PROGRAM}: (.+)$", re.M)
-_NAME = re.compile(r"gw-[a-z2-7]{6}-[a-z2-7]{10}", re.ASCII)
 _JOB_ID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
-_MARK = re.compile(r"[0-9a-f]{16,64}", re.ASCII)
-_FIELDS = frozenset({"id", "name", "user", "state", "reason", "host", "comment"})
+_FIELDS = frozenset({"id", "name", "user", "state", "reason", "host", "comment", "ends"})
+_MACHINE = frozenset({"cores", "memory", "free_cores", "waiting"})
+_STATUS = re.compile(r"ExitStatus:([0-9]{1,3})", re.ASCII)
+_LINE = re.compile(r"#GATEWAY.*")
 
 
 class Local:
@@ -67,6 +71,51 @@ class Local:
 
     name: ClassVar[str] = "local"
     template: ClassVar[str] = "local.sh.j2"
+    programs: ClassVar[tuple[str, ...]] = (_PROGRAM,)
+    directive: ClassVar[str] = "#GATEWAY"
+    accounting_lag: ClassVar[float] = 0.0
+
+    def header_faults(self, header: str) -> tuple[str, ...]:
+        """Return a sentence for each directive line: the template has all the options that there are."""
+        return tuple(
+            f"line {number}: the local queue has no options for a site to add, take the line out."
+            for number, line in enumerate(header.split("\n"), 1)
+            if _LINE.match(line)
+        )
+
+    def dry_run_command(self) -> Command | None:
+        """Return None: the queue says no at once when a job is handed in."""
+        return None
+
+    def read_dry_run(self, completed: Completed) -> DryRun:
+        """Return an empty answer."""
+        return DryRun()
+
+    def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
+        """Return the survey command."""
+        checked_mark(mark)
+        return (Command((_PROGRAM, "survey", checked_instance(instance))),)
+
+    def read_discovery(self, completed: Sequence[Completed], instance: str, mark: str) -> Discovery:
+        """Return the machine as the one partition "local", and our jobs."""
+        machine, *rows = _read_rows("survey", completed[0]) or [None]
+        if not _is_machine(machine):
+            raise QueueUnreachable(f"{_PROGRAM} survey: not a machine: {one_line(repr(machine))}")
+        jobs = [job for job in map(_read_row, rows) if not job.state.ended]
+        room = Room(
+            "local",
+            default=True,
+            max_cores=machine["cores"],
+            max_memory=machine["memory"],
+            nodes=1,
+            cores=machine["cores"],
+            free_cores=machine["free_cores"],
+            free_gpus={},
+            waiting=len(machine["waiting"]),
+        )
+        places = {job_id: place for place, job_id in enumerate(machine["waiting"], 1)}
+        positions = {job.job_id: places[job.job_id] for job in jobs if job.job_id in places}
+        return Discovery(rooms=(room,), positions=positions, ours=tuple(jobs), hidden=False)
 
     def submit_command(self) -> Command:
         """Return the submit command. The program hands nothing of its environment on."""
@@ -85,17 +134,16 @@ class Local:
             raise QueueUnreachable(detail)
         raise SubmitOutcomeUnknown(detail)
 
-    def status_command(self, names: Collection[str], mark: str) -> Command:
+    def status_commands(
+        self, asked: Collection[Asked], mark: str, *, ended: bool = True
+    ) -> Sequence[Command]:
         """Return the list command. It needs no mark: in JSON no value can look like a separator."""
-        if not names or not all(_NAME.fullmatch(name) for name in names):
-            raise ValueError(f"not job names: {sorted(names)!r}")
-        if not _MARK.fullmatch(mark):
-            raise ValueError(f"not a mark: {mark!r}")
-        return Command((_PROGRAM, "list", *sorted(names)))
+        checked_mark(mark)
+        return (Command((_PROGRAM, "list", *checked_names(asked))),)
 
-    def read_status(self, completed: Completed, mark: str) -> Listing:
+    def read_status(self, completed: Sequence[Completed], asked: Collection[Asked], mark: str) -> Listing:
         """Return the jobs, if as many are there as the last line says."""
-        rows = _read_rows("list", completed)
+        rows = _read_rows("list", completed[0])
         jobs = tuple(_read_row(row) for row in rows)
         if len({job.job_id for job in jobs}) != len(jobs):
             raise QueueUnreachable("gateway-queue list: a job is there twice")
@@ -116,14 +164,20 @@ class Local:
             )
         raise QueueUnreachable(_detail("cancel", completed))
 
-    def accounting_command(self, job_id: JobId) -> Command:
+    def accounting_command(self, job: Asked) -> Command:
         """Return the how command. The program knows a job for an hour after its end."""
-        return Command((_PROGRAM, "how", _checked(job_id)))
+        return Command((_PROGRAM, "how", _checked(job.job_id)))
 
-    def read_accounting(self, completed: Completed) -> JobState | None:
-        """Return the job's state, None if the program does not know it any more."""
+    def read_accounting(self, completed: Completed, job: Asked) -> JobEnd | None:
+        """Return the job's end, None if the program does not know it any more."""
         rows = _read_rows("how", completed)
-        return _read_row(rows[-1]).state if rows else None
+        if not rows:
+            return None
+        found = _read_row(rows[-1])
+        if found.state is not JobState.UNKNOWN and not found.state.ended:
+            raise QueueUnreachable(f"{_PROGRAM} how: job {found.job_id} is {found.native} still")
+        status = _STATUS.fullmatch(found.reason)
+        return JobEnd(found.state, int(status[1]) if status else None, native=found.native)
 
     def why(self, status: JobStatus) -> str:
         """Return the sentence for the job's reason, or its state where that says more."""
@@ -168,6 +222,7 @@ def _read_row(row: Any) -> JobStatus:
         comment=row["comment"],
         reason=row["reason"],
         native=row["state"],
+        ends=datetime.fromtimestamp(row["ends"], UTC) if row["ends"] is not None else None,
     )
 
 
@@ -175,9 +230,20 @@ def _is_row(row: Any) -> bool:
     """Whether this is a job as the program prints it: so many texts, all printable."""
     if not isinstance(row, Mapping) or row.keys() != _FIELDS:
         return False
-    texts = [row[field] for field in _FIELDS if field != "host" or row[field] is not None]
+    if row["ends"] is not None and not (type(row["ends"]) is int and 0 < row["ends"] < 10**11):
+        return False
+    texts = [row[field] for field in _FIELDS - {"ends"} if field != "host" or row[field] is not None]
     return all(isinstance(text, str) and text.isprintable() for text in texts) and bool(
         _JOB_ID.fullmatch(row["id"])
+    )
+
+
+def _is_machine(row: Any) -> bool:
+    """Whether this is what the program says of its machine."""
+    if not isinstance(row, Mapping) or row.keys() != _MACHINE or not isinstance(row["waiting"], list):
+        return False
+    return all(type(row[field]) is int for field in _MACHINE - {"waiting"}) and all(
+        isinstance(job_id, str) and _JOB_ID.fullmatch(job_id) for job_id in row["waiting"]
     )
 
 
@@ -186,7 +252,7 @@ def _detail(verb: str, completed: Completed) -> str:
     return f"{_PROGRAM} {verb}: exit status {completed.status}: {one_line(words)}"
 
 
-def _checked(job_id: JobId) -> str:
-    if not _JOB_ID.fullmatch(job_id):
+def _checked(job_id: JobId | None) -> str:
+    if job_id is None or not _JOB_ID.fullmatch(job_id):
         raise ValueError(f"not a job id of the local queue: {job_id!r}")
     return job_id

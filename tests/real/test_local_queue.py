@@ -26,7 +26,7 @@ from gateway.localqueue import install
 from gateway.localqueue.jobs import Job, Refused, Request, State
 from gateway.localqueue.spool import KEPT, Spool
 from gateway.localqueue.supervisor import submit
-from gateway.model import Choices, Command, Completed, JobState, JobStatus
+from gateway.model import Asked, Choices, Command, Completed, JobState, JobStatus
 from gateway.schedulers.local import Local
 from gateway.script import Exit, ExitWord, JobFacts, read_exit, render_script
 from gateway.siteconfig import parse_site_config
@@ -465,8 +465,10 @@ class Machine:
         return exited
 
     def status(self) -> JobStatus:
-        command, mark = Local().status_command([f"gw-inst22-{ID}"], "0" * 16), "0" * 16
-        (job,) = Local().read_status(self.schedule("run", command), mark).named(f"gw-inst22-{ID}", self.user)
+        asked, mark = [Asked(f"gw-inst22-{ID}", self.user)], "0" * 16
+        (command,) = Local().status_commands(asked, mark)
+        listing = Local().read_status([self.schedule("run", command)], asked, mark)
+        (job,) = listing.named(f"gw-inst22-{ID}", self.user)
         return job
 
 
@@ -537,6 +539,12 @@ applications:
     until(lambda: machine.status().comment)
     job = machine.status()
     assert (job.job_id, job.state) == (job_id, JobState.RUNNING)
+    assert job.ends
+    (command,) = scheduler.discovery_commands("inst22", "0" * 16)
+    survey = scheduler.read_discovery([machine.schedule("run", command)], "inst22", "0" * 16)
+    assert survey.ours == (job,)
+    (room,) = survey.rooms
+    assert room.cores == (room.free_cores or 0) + 1
     endpoint = parse(job.comment, run=RUN, restarts=0, host=job.host, ports=ports)
     assert endpoint
     assert endpoint.host == "localhost"
@@ -549,8 +557,10 @@ applications:
 
     scheduler.read_cancel(machine.schedule("run", scheduler.cancel_command(job_id)))
     until(lambda: machine.status().state is JobState.CANCELLED)
-    how = machine.schedule("run", scheduler.accounting_command(job_id))
-    assert scheduler.read_accounting(how) is JobState.CANCELLED
+    ended = Asked(job.name, job.user, job_id)
+    how = scheduler.read_accounting(machine.schedule("run", scheduler.accounting_command(ended)), ended)
+    assert how
+    assert how.state is JobState.CANCELLED
     left = read_files(machine.launch("read", ("name", b"exit"), ("name", b"log")))
     assert left
     assert read_exit(left["exit"]) == Exit(143, ExitWord.TERMINATED, 0)

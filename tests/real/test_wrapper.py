@@ -6,18 +6,23 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from gateway.endpoint import parse
 from gateway.model import Choices, Endpoint
+from gateway.pki import self_signed
 from gateway.script import Exit, ExitWord, JobFacts, read_exit, render_script
 from gateway.siteconfig import parse_site_config
 
@@ -79,6 +84,7 @@ class Job:
     requeue: bool = False
     restarts: int = 0
     site_shell: str = "/bin/sh"
+    callback_url: str = ""
     faster: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
@@ -95,6 +101,7 @@ class Job:
         self.state.mkdir(parents=True, exist_ok=True)
         for name in ("token", "key.pem", "cert.pem"):
             (self.state / name).write_text("SECRET")
+        (self.state / "callback").write_text("Authorization: Bearer 5ec2e7\n")
         text = self.script()
         for old, new in self.faster.items():
             assert old in text
@@ -123,7 +130,16 @@ applications:
 """,
             "lab.yaml",
         )
-        facts = JobFacts("inst22", "abcdefghij", RUN, "alice", "", "/user/alice/", node_tls=True)
+        facts = JobFacts(
+            "inst22",
+            "abcdefghij",
+            RUN,
+            "alice",
+            "",
+            "/user/alice/",
+            node_tls=True,
+            callback_url=self.callback_url,
+        )
         return render_script(site, Choices("lab", "lab", "short", 5, 1, 100), facts)
 
     def _run(self) -> subprocess.Popen[bytes]:
@@ -428,7 +444,7 @@ time.sleep(60)
 
 
 def test_a_scheduler_that_does_not_take_the_endpoint_is_asked_again(job: Job) -> None:
-    job.faster = {"sleep 5": "sleep 0.1"}
+    job.faster = {"sleep 15": "sleep 0.1", "gw_left=20": "gw_left=2000"}
     (job.home / "refuse").touch()
     job.start()
     until(lambda: bool(job.started()), job)
@@ -438,11 +454,118 @@ def test_a_scheduler_that_does_not_take_the_endpoint_is_asked_again(job: Job) ->
     assert job.published()
 
 
-def test_a_scheduler_that_never_takes_it_ends_the_job(job: Job) -> None:
-    job.faster = {"sleep 5": "sleep 0.1", "gw_left=60": "gw_left=3"}
+def test_a_healthy_application_goes_on_where_it_cannot_be_published_and_leaves_a_file(job: Job) -> None:
+    job.faster = {"sleep 15": "sleep 0.1", "gw_left=20": "gw_left=3"}
     (job.home / "refuse").touch()
-    assert job.start().ended() == Exit(1, ExitWord.UNPUBLISHED, 0)
-    until(lambda: not any(map(alive, job.pids())), job)
+    job.start()
+    until((job.state / "endpoint").exists, job)
+    time.sleep(1)
+    (port,) = job.started()
+    assert (job.state / "endpoint").read_text() == f"gw1:{RUN}:0:cn1:{port}\n"
+    assert (job.state / "endpoint").stat().st_mode & 0o777 == 0o600
+    assert all(map(alive, job.pids()))
+    assert 'it is in the file "endpoint"' in (job.state / "log").read_text()
+    job.kill(signal.SIGTERM)
+    assert job.ended() == Exit(143, ExitWord.TERMINATED, 0)
+    assert not (job.state / "endpoint").exists()
+
+
+def test_a_signal_does_not_wait_for_the_next_try_to_publish(job: Job) -> None:
+    (job.home / "refuse").touch()
+    job.start()
+    until(lambda: "endpoint" in (job.state / "log").read_text(), job)
+    begun = time.monotonic()
+    job.kill(signal.SIGTERM)
+    assert job.ended() == Exit(143, ExitWord.TERMINATED, 0)
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("way", ["curl", "python3"])
+@pytest.mark.parametrize("answer", [204, 403])
+def test_where_the_scheduler_does_not_take_it_the_gateway_is_told_the_port(
+    job: Job, way: str, answer: int
+) -> None:
+    (job.home / "path").mkdir()
+    if way == "python3":
+        (job.home / "path" / "curl").write_text("#!/bin/sh\nexit 127\n")
+        (job.home / "path" / "curl").chmod(0o700)
+    (job.home / "refuse").touch()
+    (job.home / ".curlrc").write_text("user-agent = FROM_CURLRC\n")
+    with hub(job.home, answer) as (url, calls):
+        job.callback_url = f"{url}/hub/api/callback/abcdefghij"
+        job.state.mkdir(parents=True)
+        shutil.copy(job.home / "hub.pem", job.state / "hub-ca.pem")
+        job.start()
+        until(lambda: "the scheduler did not take" in (job.state / "log").read_text(), job)
+    call = calls[0]
+    assert (call.path, call.body) == ("/hub/api/callback/abcdefghij", str(job.started()[0]))
+    assert (call.proof, call.kind) == ("Bearer 5ec2e7", "text/plain")
+    assert "FROM_CURLRC" not in call.agent
+    told = f"the gateway was told port {job.started()[0]}"
+    assert (told in (job.state / "log").read_text()) == (answer == 204)
+    job.kill(signal.SIGTERM)
+    job.ended()
+    assert not (job.state / "callback").exists()
+    assert "5ec2e7" not in (job.state / "log").read_text()
+
+
+def test_nobody_is_told_who_cannot_show_that_it_is_the_gateway(job: Job) -> None:
+    (job.home / "refuse").touch()
+    with hub(job.home, 204) as (url, calls):
+        job.callback_url = f"{url}/hub/api/callback/abcdefghij"
+        job.start()
+        until(lambda: 'it is in the file "endpoint"' in (job.state / "log").read_text(), job)
+    assert not calls
+
+
+@dataclass(frozen=True)
+class Call:
+    path: str
+    proof: str
+    kind: str
+    agent: str
+    body: str
+
+
+@contextmanager
+def hub(place: Path, answer: int) -> Iterator[tuple[str, list[Call]]]:
+    """Listen as the gateway would, with the certificate hub.pem, and give one answer to all."""
+    calls: list[Call] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            proof, kind, agent = (
+                self.headers[k] or "" for k in ("Authorization", "Content-Type", "User-Agent")
+            )
+            calls.append(Call(self.path, proof, kind, agent, body))
+            self.send_response(answer)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (place / "hub.pem").write_bytes(self_signed(["localhost"], ["127.0.0.1"], timedelta(hours=1)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(place / "hub.pem")
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who does not trust us hangs up
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_port}", calls
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "seen"), [(99, 1), (100, 1), (98, 98)])
+def test_no_exit_status_tells_grid_engine_to_run_the_job_again(job: Job, status: int, seen: int) -> None:
+    job.how = "dies"
+    job.start()
+    assert job.process
+    assert job.ended() == Exit(3, ExitWord.FAILED, 0)
+    (job.home / "application.py").write_text(f"raise SystemExit({status})")
+    job.process = job._run()
+    assert job.ended() == Exit(status, ExitWord.FAILED, 0)
+    assert job.process.returncode == seen
 
 
 def test_a_requeued_job_starts_afresh_and_publishes_its_count(job: Job) -> None:

@@ -16,7 +16,7 @@ import gateway
 from gateway.dataplane import haproxyconfig
 from gateway.decide import _WORDS, ENDS
 from gateway.errors import GatewayError, InvalidChoice
-from gateway.schedulers import slurm
+from gateway.schedulers import slurm_why
 from gateway.web.session import TooManyTries
 from gateway.web.words import _ENDS
 
@@ -110,7 +110,7 @@ def test_texts_that_are_written_where_an_error_is_raised_have_the_form_too() -> 
 
 
 def test_why_a_job_waits_or_ended_says_what_comes_next() -> None:
-    texts = [text for _, text in slurm._WHY] + list(slurm._ENDED_WHY.values())
+    texts = [text for _, text in slurm_why.WHY] + list(slurm_why.ENDED_WHY.values())
     assert not [text for text in texts if fault(text) or parts(text) < 2]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,13 +12,15 @@ import pytest
 from gateway.errors import CancelRefused, ConfigError, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.localqueue import jobs as native
 from gateway.localqueue.jobs import Job, Limits, Process, Refused, Request, State, read_request, waits_for
-from gateway.model import Choices, Completed, JobId, JobState, JobStatus
+from gateway.model import Asked, Choices, Completed, JobEnd, JobId, JobState, JobStatus
+from gateway.schedulers import Scheduler
 from gateway.schedulers.local import STATES, Local
 from gateway.script import JobFacts, render_script
 from gateway.siteconfig import parse_site_config
+from tests.unit.test_schedulers import ENDPOINT, INSTANCE, MARK, NAME, SchedulerContract
 
-MARK = "0" * 16
-LOCAL = Local()
+LOCAL: Scheduler = Local()
+ASKED = [Asked("gw-inst22-abcdefghia", "alice", JobId("7"))]
 ROW = {
     "id": "7",
     "name": "gw-inst22-abcdefghia",
@@ -25,7 +29,9 @@ ROW = {
     "reason": "",
     "host": "localhost",
     "comment": "gw1:0123456789abcdef:0:localhost:20001",
+    "ends": 1795463175,
 }
+MACHINE = {"cores": 4, "memory": 8000, "free_cores": 3, "waiting": ["5", "8"]}
 
 
 def listing(*rows: Any, end: Any = None) -> Completed:
@@ -34,19 +40,49 @@ def listing(*rows: Any, end: Any = None) -> Completed:
 
 
 def read(**changes: Any) -> JobStatus:
-    (job,) = LOCAL.read_status(listing(ROW | changes), MARK).jobs
+    (job,) = LOCAL.read_status([listing(ROW | changes)], ASKED, MARK).jobs
     return job
+
+
+class TestContract(SchedulerContract):
+    scheduler = LOCAL
+    states = STATES
+    submitted = (Completed(0, "7\n"), JobId("7"))
+    refused = (Completed(65, "", "gateway-queue: this queue gives out no GPUs\n"), "gives out no GPUs")
+    not_cancelled = Completed(65, "", "gateway-queue: the account has no name\n")
+    not_there = Completed(0)
+    room = ("local", None, 4)
+    good_directives = (" #GATEWAY cores=1", "##GATEWAY")
+    bad_directives = ("#GATEWAY cores=1", "#GATEWAY name=mine")
+
+    def listing(self, states: Sequence[str]) -> Sequence[Completed]:
+        fields = {"name": NAME, "user": "alice", "reason": "", "comment": ENDPOINT, "ends": None}
+        running = ("RUNNING", "ENDING")
+        return [
+            listing(
+                *(
+                    {"id": str(i), "state": state, "host": "cn1" if state in running else None, **fields}
+                    for i, state in enumerate(states, 1)
+                )
+            )
+        ]
+
+    def discovered(self) -> Sequence[Completed]:
+        return [listing(MACHINE, ROW)]
 
 
 # --- the adapter ------------------------------------------------------------------------------------------
 
 
 def test_its_commands_are_the_programs_verbs() -> None:
-    names = {"gw-inst22-abcdefghib", "gw-inst22-abcdefghia"}
+    second = Asked("gw-inst22-abcdefghib", "alice")
     assert LOCAL.submit_command().words == ("gateway-queue", "submit", "./script")
-    assert LOCAL.status_command(names, MARK).words == ("gateway-queue", "list", *sorted(names))
+    (command,) = LOCAL.status_commands([second, *ASKED], MARK)
+    assert command.words == ("gateway-queue", "list", ASKED[0].name, second.name)
+    (command,) = LOCAL.discovery_commands(INSTANCE, MARK)
+    assert command.words == ("gateway-queue", "survey", "gw-inst22-")
     assert LOCAL.cancel_command(JobId("7")).words == ("gateway-queue", "cancel", "7")
-    assert LOCAL.accounting_command(JobId("7")).words == ("gateway-queue", "how", "7")
+    assert LOCAL.accounting_command(ASKED[0]).words == ("gateway-queue", "how", "7")
 
 
 def test_a_submit_prints_an_id_or_says_why_not() -> None:
@@ -88,8 +124,9 @@ def test_a_listing_is_read_whole() -> None:
         host="localhost",
         comment="gw1:0123456789abcdef:0:localhost:20001",
         native="RUNNING",
+        ends=datetime.fromtimestamp(1795463175, UTC),
     )
-    assert LOCAL.read_status(listing(), MARK).jobs == ()
+    assert LOCAL.read_status([listing()], ASKED, MARK).jobs == ()
     assert {state.value for state in State} == set(STATES)
 
 
@@ -112,20 +149,23 @@ def test_a_listing_is_read_whole() -> None:
         listing(ROW | {"host": 1}),
         listing(ROW | {"comment": "two\nlines"}),
         listing(ROW | {"comment": "\ud800"}),
+        listing(ROW | {"ends": "soon"}),
+        listing(ROW | {"ends": 10**11}),
+        listing(ROW | {"ends": True}),
         Completed(0, listing(ROW).stdout + "x"),
         Completed(0, "noise\n" + listing(ROW).stdout),
     ],
 )
 def test_an_answer_that_is_not_whole_is_no_news(completed: Completed) -> None:
     with pytest.raises(QueueUnreachable):
-        LOCAL.read_status(completed, MARK)
+        LOCAL.read_status([completed], ASKED, MARK)
 
 
 def test_every_shorter_answer_is_no_news() -> None:
     whole = listing(ROW, ROW | {"id": "8"}).stdout
     for end in range(len(whole)):
         with pytest.raises(QueueUnreachable):
-            LOCAL.read_status(Completed(0, whole[:end]), MARK)
+            LOCAL.read_status([Completed(0, whole[:end])], ASKED, MARK)
 
 
 def test_a_comment_is_data_whatever_it_says() -> None:
@@ -160,9 +200,35 @@ def test_a_cancel_is_done_refused_or_to_be_tried_again() -> None:
 
 
 def test_how_a_job_ended_is_known_for_a_while() -> None:
-    ended = listing(ROW | {"state": "TIMEOUT", "host": None})
-    assert LOCAL.read_accounting(ended) is JobState.WALLTIME
-    assert LOCAL.read_accounting(listing()) is None
+    ended = ROW | {"state": "TIMEOUT", "host": None, "ends": None}
+    assert LOCAL.read_accounting(listing(ended), ASKED[0]) == JobEnd(JobState.WALLTIME, native="TIMEOUT")
+    failed = listing(ended | {"state": "FAILED", "reason": "ExitStatus:3"})
+    assert LOCAL.read_accounting(failed, ASKED[0]) == JobEnd(JobState.FAILED, 3, native="FAILED")
+    assert LOCAL.read_accounting(listing(), ASKED[0]) is None
+    with pytest.raises(QueueUnreachable, match="still"):
+        LOCAL.read_accounting(listing(ROW), ASKED[0])
+
+
+def test_the_machine_is_a_partition_and_jobs_have_their_place_in_the_line() -> None:
+    waits = ROW | {"state": "QUEUED", "host": None, "ends": None}
+    survey = listing(MACHINE, ROW, waits | {"id": "8"}, waits | {"id": "6", "state": "FAILED"})
+    found = LOCAL.read_discovery([survey], INSTANCE, MARK)
+    (room,) = found.rooms
+    assert (room.default, room.cores, room.free_cores, room.max_memory, room.waiting) == (True, 4, 3, 8000, 2)
+    assert (room.nodes, room.gpus, room.free_gpus, room.closed) == (1, {}, {}, "")
+    assert found.positions == {JobId("8"): 2}
+    assert [job.job_id for job in found.ours or ()] == ["7", "8"]
+    assert found.hidden is False
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [None, [], {}, MACHINE | {"cores": "4"}, MACHINE | {"waiting": 2}, MACHINE | {"waiting": ["x"]}, ROW],
+    ids=range(7),
+)
+def test_a_survey_of_something_else_is_no_news(machine: object) -> None:
+    with pytest.raises(QueueUnreachable):
+        LOCAL.read_discovery([listing(machine, ROW)], INSTANCE, MARK)
 
 
 # --- the script -------------------------------------------------------------------------------------------

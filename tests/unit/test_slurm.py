@@ -1,27 +1,25 @@
 """Slurm: what is run, and how each answer is read. The recordings are what Slurm 22.05.8 printed."""
 
-import contextlib
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from gateway.errors import (
-    CancelRefused,
-    ConfigError,
-    GatewayError,
-    QueueUnreachable,
-    SubmitOutcomeUnknown,
-    SubmitRefused,
-)
-from gateway.model import Completed, JobId, JobState, JobStatus
-from gateway.schedulers import Scheduler, get
+from gateway.discovery import Discovery, Downtime
+from gateway.errors import CancelRefused, ConfigError, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
+from gateway.model import Asked, Choices, Completed, JobEnd, JobId, JobState, JobStatus
+from gateway.schedulers import DryRun, Scheduler
 from gateway.schedulers.slurm import STATES, Slurm
+from gateway.script import JobFacts, render_script
+from gateway.siteconfig import parse_site_config
+from tests.unit.test_schedulers import ENDPOINT, INSTANCE, MARK, NAME, SchedulerContract
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "slurm"
-MARK = "5f1e0c4d9ab37f26"
 SLURM: Scheduler = Slurm()
+ASKED = [Asked(f"gw-inst22-abcdefghi{end}", "alice", JobId("12")) for end in "abcdefghi2"]
 
 
 def recorded(name: str) -> Completed:
@@ -42,6 +40,7 @@ def row(
         more.get("user", "alice"),
         more.get("restarts", "0"),
         more.get("starts", "N/A"),
+        more.get("ends", "N/A"),
         comment,
         more.get("name", "gw-inst22-abcdefghia"),
     ]
@@ -49,7 +48,72 @@ def row(
 
 
 def read(*rows: str) -> tuple[JobStatus, ...]:
-    return SLURM.read_status(Completed(0, "".join(rows)), MARK).jobs
+    return SLURM.read_status([Completed(0, "".join(rows))], ASKED, MARK).jobs
+
+
+def queued(job_id: str, state: str, partition: str, priority: int, **more: str) -> str:
+    """Return a row of the discovery's squeue."""
+    plain = [job_id, state, partition, str(priority), more.get("user", "alice"), more.get("reason", "None")]
+    return f"{'|'.join(plain)}~{MARK}~{more.get('name', 'x')}~{MARK}.\n"
+
+
+LOOK = [
+    recorded(f"discovery-{name}")
+    for name in ("0-scontrol", "1-sinfo", "2-squeue", "3-scontrol", "4-sacctmgr", "5-scontrol")
+]
+
+
+class TestContract(SchedulerContract):
+    scheduler = SLURM
+    states = STATES
+    submitted = (recorded("sbatch-ok"), JobId("23"))
+    refused = (recorded("sbatch-account"), "account 'proj9' is not yours")
+    not_cancelled = recorded("scancel-not-yours")
+    not_there = recorded("scancel-unknown")
+    good_directives = (
+        "#SBATCH --qos=interactive --mem-per-cpu=2G -C 'ib&fast'  # not --array=1-3, nor -J",
+        "#SBATCH -kOs --nice=-5",
+        "#SBATCH --tmp=10G",
+        "##SBATCH --array=1-3",
+        " #SBATCH --array=1-3",
+        "#SBATCH",
+    )
+    bad_directives = (
+        "#SBATCH --array=1-3",
+        "#SBATCH --arr 1-3",
+        "#SBATCH--array=1-3",
+        "#SBATCH --mem=1G -a 1-3",
+        "#SBATCH -ksa1-3",
+        '#SBATCH --comment="a b" -a 1-3',
+        "#SBATCH hetjob",
+        "#SBATCH packjob",
+        "#SBATCH -J mine",
+        "#SBATCH --job-name=mine",
+        "#SBATCH -o /tmp/x",
+        "#SBATCH -e /tmp/x",
+        "#SBATCH --open-mode=truncate",
+        "#SBATCH --export=ALL",
+        "#SBATCH --requeue",
+        "#SBATCH --no-requeue",
+        "#SBATCH --signal=USR2@60",
+        "#SBATCH -D /tmp",
+        "#SBATCH --chdir=/tmp",
+        "#SBATCH -M other",
+        "#SBATCH -p other -t 5",
+        "#SBATCH --wait",
+        "#SBATCH --test-only",
+        "#SBATCH -H",
+        '#SBATCH --comment="a',
+        "#PBS -N mine",
+    )
+
+    def listing(self, states: Sequence[str]) -> Sequence[Completed]:
+        rows = (row(str(i), state=state, comment=ENDPOINT) for i, state in enumerate(states, 1))
+        return [Completed(0, "".join(rows))]
+
+    def discovered(self) -> Sequence[Completed]:
+        jobs = queued("1", "RUNNING", "short", 5, name=NAME) + queued("2", "PENDING", "short", 4)
+        return [*LOOK[:2], Completed(0, jobs), *LOOK[3:]]
 
 
 # --- submit ---------------------------------------------------------------------------------------------
@@ -119,51 +183,62 @@ def test_a_submit_without_a_clear_answer_may_have_made_a_job(completed: Complete
 
 
 def test_one_command_asks_for_all_names() -> None:
-    words = SLURM.status_command({"gw-inst22-abcdefghib", "gw-inst22-abcdefghia"}, MARK).words
+    words = SLURM.status_commands([ASKED[1], ASKED[0], ASKED[1]], MARK)[0].words
     assert words[:5] == ("squeue", "-h", "-a", "-t", "all")
     assert words[5] == "--name=gw-inst22-abcdefghia,gw-inst22-abcdefghib"
     assert words[7].endswith(f"Comment:~{MARK}~,Name:~{MARK}.")
 
 
-@pytest.mark.parametrize("names", [[], ["gw-inst22-abcdefghia,other"], ["x"], [""]])
-def test_a_listing_of_everything_cannot_be_asked_for(names: list[str]) -> None:
-    with pytest.raises(ValueError, match="not job names"):
-        SLURM.status_command(names, MARK)
-
-
-@pytest.mark.parametrize("mark", ["", "abc", "5F1E0C4D9AB37F26", "5f1e0c4d9ab37f26,", "5f1e0c4d9ab37f26\n"])
-def test_a_weak_mark_is_refused(mark: str) -> None:
-    with pytest.raises(ValueError, match="not a mark"):
-        SLURM.status_command(["gw-inst22-abcdefghia"], mark)
-
-
 def test_a_real_listing_is_read_whole() -> None:
-    jobs = {job.job_id: job for job in SLURM.read_status(recorded("squeue-states"), MARK).jobs}
-    assert jobs[JobId("25")] == JobStatus(
-        JobId("25"),
+    listing = SLURM.read_status([recorded("squeue-states")], ASKED, MARK)
+    jobs = {job.name[-1]: job for job in listing.jobs if job.user == "alice"}
+    assert jobs["a"] == JobStatus(
+        JobId("87"),
         "gw-inst22-abcdefghia",
         "alice",
         JobState.RUNNING,
         host="cn1",
         comment="gw1:0123456789abcdef:0:cn1:24265",
         native="RUNNING",
+        ends=datetime.fromtimestamp(1795463175, UTC),
     )
-    assert (jobs[JobId("26")].state, jobs[JobId("26")].starts) == (JobState.HELD, None)
-    assert (jobs[JobId("33")].state, jobs[JobId("33")].reason) == (JobState.QUEUED, "Resources")
-    assert jobs[JobId("33")].host is None
-    assert jobs[JobId("29")].state is JobState.COMPLETED
-    assert (jobs[JobId("30")].state, jobs[JobId("30")].reason) == (JobState.FAILED, "NonZeroExitCode")
-    assert (jobs[JobId("31")].state, jobs[JobId("31")].host) == (JobState.CANCELLED, None)
+    assert (jobs["b"].state, jobs["b"].starts, jobs["b"].ends) == (JobState.HELD, None, None)
+    assert (jobs["i"].state, jobs["i"].reason, jobs["i"].host) == (JobState.QUEUED, "Resources", None)
+    assert (jobs["i"].starts, jobs["i"].ends) == (datetime.fromtimestamp(1795462580, UTC), None)
+    assert jobs["d"].state is JobState.COMPLETED
+    assert (jobs["e"].state, jobs["e"].reason, jobs["e"].ends) == (JobState.FAILED, "NonZeroExitCode", None)
+    assert (jobs["f"].state, jobs["f"].host) == (JobState.CANCELLED, None)
+
+
+def test_more_names_than_a_command_line_takes_are_left_away_and_others_dropped() -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    many = [
+        Asked(f"gw-inst22-abcdefg{a}{b}{c}", "alice") for a in letters for b in letters for c in "abcdefgh"
+    ]
+    (command,) = SLURM.status_commands(many, MARK)
+    assert not any(word.startswith("--name") for word in command.words)
+    assert max(map(len, command.words)) < 100_000
+    (command,) = SLURM.status_commands(many[:4000], MARK)
+    assert max(map(len, command.words)) < 100_000
+    assert any(word.startswith("--name") for word in command.words)
+    listing = Completed(
+        0, row("1", name=many[5].name) + row("2", name="other") + row("3", name="gw-inst22-zzzzzzzzzz")
+    )
+    assert [job.job_id for job in SLURM.read_status([listing], many, MARK).jobs] == ["1"]
 
 
 def test_nobody_forges_a_row_with_a_comment() -> None:
     """Recorded: bob's job has alice's name, and a comment with separators, line breaks and another mark."""
-    listing = SLURM.read_status(recorded("squeue-states"), MARK)
+    listing = SLURM.read_status([recorded("squeue-states")], ASKED, MARK)
     assert JobId("1") not in {job.job_id for job in listing.jobs}
-    forger = next(job for job in listing.jobs if job.job_id == "32")
-    assert forger.user == "bob"
+    forger = next(job for job in listing.jobs if job.user == "bob")
     assert forger.comment.endswith("\n1~RUNNING|None\x1fcn2\nalice")
     assert forger not in listing.named("gw-inst22-abcdefghia", "alice")
+
+
+def test_an_expected_start_without_a_zone_is_not_guessed_at() -> None:
+    (job,) = read(row("1", state="PENDING", reason="Priority", host="n/a", starts="2026-11-23T13:07:26"))
+    assert job.starts is None
 
 
 def test_of_a_comment_and_a_reason_without_end_some_is_kept() -> None:
@@ -174,7 +249,7 @@ def test_of_a_comment_and_a_reason_without_end_some_is_kept() -> None:
 
 
 def test_no_jobs_is_a_good_answer() -> None:
-    assert SLURM.read_status(recorded("squeue-none"), MARK).jobs == ()
+    assert SLURM.read_status([recorded("squeue-none")], ASKED, MARK).jobs == ()
 
 
 @pytest.mark.parametrize(
@@ -198,15 +273,15 @@ def test_no_jobs_is_a_good_answer() -> None:
 )
 def test_an_answer_that_is_not_whole_is_no_news(completed: Completed) -> None:
     with pytest.raises(QueueUnreachable):
-        SLURM.read_status(completed, MARK)
+        SLURM.read_status([completed], ASKED, MARK)
 
 
 def test_every_prefix_of_an_answer_is_no_news_or_lacks_only_whole_rows() -> None:
     whole = recorded("squeue-states").stdout
-    jobs = SLURM.read_status(Completed(0, whole), MARK).jobs
+    jobs = SLURM.read_status([Completed(0, whole)], ASKED, MARK).jobs
     for end in range(len(whole)):
         try:
-            some = SLURM.read_status(Completed(0, whole[:end]), MARK).jobs
+            some = SLURM.read_status([Completed(0, whole[:end])], ASKED, MARK).jobs
         except QueueUnreachable:
             continue
         assert some == jobs[: len(some)]
@@ -262,14 +337,6 @@ def test_a_requeued_job_has_its_count_and_no_host() -> None:
     assert (job.restarts, job.host, job.starts) == (2, None, datetime.fromtimestamp(1795444696, UTC))
 
 
-def test_an_expected_start_is_an_instant_and_one_without_a_zone_is_not_guessed_at() -> None:
-    (job,) = SLURM.read_status(recorded("squeue-start"), MARK).jobs
-    assert job.starts is not None
-    assert job.starts.year == 2026
-    (job,) = read(row("1", state="PENDING", reason="Priority", host="n/a", starts="2026-11-23T13:07:26"))
-    assert job.starts is None
-
-
 # --- cancel, accounting ---------------------------------------------------------------------------------
 
 
@@ -299,44 +366,314 @@ def test_a_cancel_without_an_answer_is_to_be_tried_again(completed: Completed) -
         SLURM.read_cancel(completed)
 
 
-@pytest.mark.parametrize("job_id", ["", "0", "-1", "1;2", "1 2", "--help", "1_2"])
-def test_only_a_job_id_reaches_a_command_line(job_id: str) -> None:
-    with pytest.raises(ValueError, match="not a Slurm job id"):
-        SLURM.cancel_command(JobId(job_id))
-    with pytest.raises(ValueError, match="not a Slurm job id"):
-        SLURM.accounting_command(JobId(job_id))
+# --- how it ended -----------------------------------------------------------------------------------------
+
+
+def ended(native: str, code: str = "0:0", **more: str) -> JobEnd | None:
+    row = ["12", "10001", native, code, more.get("reason", "None"), "cn1", more.get("name", NAME)]
+    return SLURM.read_accounting(Completed(0, "|".join(row) + "\n"), ASKED[0])
 
 
 @pytest.mark.parametrize(
-    ("completed", "state"),
+    ("native", "code", "end"),
     [
-        (recorded("sacct-disabled"), None),
-        (Completed(0), None),
-        (Completed(0, "12|COMPLETED\n"), JobState.COMPLETED),
-        (Completed(0, "12|CANCELLED by 10001\n"), JobState.CANCELLED),
-        (Completed(0, "12|TIMEOUT\n"), JobState.WALLTIME),
-        (Completed(0, "12|REQUEUED\n12|NODE_FAIL\n"), JobState.FAILED),
-        (Completed(0, "12|ODD\n"), JobState.UNKNOWN),
+        ("COMPLETED", "0:0", JobEnd(JobState.COMPLETED, 0, None, "", "COMPLETED cn1")),
+        ("FAILED", "3:0", JobEnd(JobState.FAILED, 3, None, "", "FAILED cn1")),
+        ("FAILED", "0:9", JobEnd(JobState.FAILED, 0, 9, "", "FAILED cn1")),
+        ("CANCELLED by 10001", "0:15", JobEnd(JobState.CANCELLED, 0, 15, "alice", "CANCELLED by 10001 cn1")),
+        ("CANCELLED by 0", "0:15", JobEnd(JobState.CANCELLED, 0, 15, "0", "CANCELLED by 0 cn1")),
+        ("CANCELLED", "0:0", JobEnd(JobState.CANCELLED, 0, None, "", "CANCELLED cn1")),
+        ("TIMEOUT", "0:0", JobEnd(JobState.WALLTIME, 0, None, "", "TIMEOUT cn1")),
+        ("DEADLINE", "0:0", JobEnd(JobState.WALLTIME, 0, None, "", "DEADLINE cn1")),
+        ("OUT_OF_MEMORY", "0:125", JobEnd(JobState.OUT_OF_MEMORY, 0, 125, "", "OUT_OF_MEMORY cn1")),
+        ("NODE_FAIL", "1:0", JobEnd(JobState.NODE_FAILED, 1, None, "", "NODE_FAIL cn1")),
+        ("PREEMPTED", "0:15", JobEnd(JobState.PREEMPTED, 0, 15, "", "PREEMPTED cn1")),
+        ("ODD", "", JobEnd(JobState.UNKNOWN, None, None, "", "ODD cn1")),
     ],
 )
-def test_the_accounting_says_how_a_job_ended(completed: Completed, state: JobState | None) -> None:
-    assert SLURM.read_accounting(completed) is state
+def test_the_accounting_says_how_a_job_ended_and_who_cancelled_it(
+    native: str, code: str, end: JobEnd
+) -> None:
+    assert ended(native, code) == end
 
 
-@pytest.mark.parametrize(
-    "completed",
-    [
-        Completed(-1),
-        Completed(124),
-        Completed(1, "", "sacct: error: Problem talking to the database: Connection refused\n"),
-    ],
-)
-def test_an_accounting_that_does_not_answer_says_nothing(completed: Completed) -> None:
+def test_the_accounting_knows_the_last_run_of_the_very_job() -> None:
+    assert ended("FAILED", "1:0", reason="RaisedSignal:9(Killed)") == JobEnd(
+        JobState.FAILED, 1, None, "", "FAILED RaisedSignal:9(Killed) cn1"
+    )
+    assert ended("FAILED", name="gw-inst22-zzzzzzzzzz") is None, "an id that is used again"
+    assert ended("FAILED", name=f"{NAME}|x") is None
+    rows = (
+        f"12|1|NODE_FAIL|1:0|None|cn1|{NAME}\n12|1|COMPLETED|0:0|None|cn2|{NAME}\n13|1|FAILED|1:0|||{NAME}\n"
+    )
+    end = SLURM.read_accounting(Completed(0, rows), ASKED[0])
+    assert end
+    assert (end.state, end.native) == (JobState.COMPLETED, "COMPLETED cn2")
+    assert SLURM.read_accounting(Completed(0), ASKED[0]) is None
+    assert SLURM.read_accounting(Completed(0, "12|1|FAILED\n"), ASKED[0]) is None
+    assert SLURM.read_accounting(recorded("sacct-disabled"), ASKED[0]) is None
+
+
+@pytest.mark.parametrize("native", ["RUNNING", "PENDING", "REQUEUED", "SUSPENDED", "COMPLETING"])
+def test_a_job_that_runs_by_the_accountings_word_has_not_ended(native: str) -> None:
+    with pytest.raises(QueueUnreachable, match="still"):
+        ended(native)
+
+
+def test_an_accounting_that_does_not_answer_says_nothing() -> None:
+    words = "sacct: error: Problem talking to the database: Connection refused\n"
     with pytest.raises(QueueUnreachable):
-        SLURM.read_accounting(completed)
+        SLURM.read_accounting(Completed(1, "", words), ASKED[0])
 
 
-# --- words ----------------------------------------------------------------------------------------------
+# --- the dry run ------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_the_expected_start() -> None:
+    command = SLURM.dry_run_command()
+    assert command
+    assert command.words == ("sbatch", "--parsable", "--export=NIL", "--test-only", "./script")
+    assert command.environment == ("SLURM_TIME_FORMAT=%s",)
+    assert SLURM.read_dry_run(recorded("dry-ok")) == DryRun(datetime.fromtimestamp(1795461384, UTC))
+
+
+@pytest.mark.parametrize(
+    "name", ["account", "cores", "feature", "group", "option", "partition", "reservation", "walltime"]
+)
+def test_a_dry_run_refuses_what_can_never_run(name: str) -> None:
+    with pytest.raises(SubmitRefused, match=r"^sbatch: exit status"):
+        SLURM.read_dry_run(recorded(f"dry-{name}"))
+
+
+def test_a_dry_runs_refusal_is_in_slurms_own_words() -> None:
+    with pytest.raises(SubmitRefused) as caught:
+        SLURM.read_dry_run(recorded("dry-account"))
+    assert caught.value.public == (
+        "The cluster did not accept the job: account 'proj9' is not yours; "
+        "Invalid account or account/partition combination specified."
+    )
+
+
+@pytest.mark.parametrize("name", ["drained", "memory", "node-down"])
+def test_a_dry_run_that_fails_for_what_may_pass_refuses_nothing(name: str) -> None:
+    """A node that is down and more memory than any has are told in the same words: sbatch knows better."""
+    assert SLURM.read_dry_run(recorded(f"dry-{name}")) == DryRun()
+
+
+@pytest.mark.parametrize("name", ["sbatch-dead", "sbatch-hung"])
+def test_a_dry_run_without_a_controller_refuses_nothing(name: str) -> None:
+    assert SLURM.read_dry_run(recorded(name)) == DryRun()
+
+
+# --- discovery --------------------------------------------------------------------------------------------
+
+
+def look(**changes: Completed) -> Sequence[Completed]:
+    names = ("partitions", "nodes", "jobs", "reservations", "accounts", "config")
+    return [changes.get(name, one) for name, one in zip(names, LOOK, strict=True)]
+
+
+def discover(**changes: Completed) -> Discovery:
+    return SLURM.read_discovery(look(**changes), INSTANCE, MARK)
+
+
+def test_a_real_cluster_is_discovered() -> None:
+    """Recorded: both nodes are full, one job waits in the line, two are held, one for a date."""
+    found = discover()
+    room = found.room("debug")
+    assert room
+    assert (room.default, room.max_walltime, room.default_walltime) == (True, 60, 30)
+    assert (room.max_cores, room.max_memory, room.gpus) == (4, 4000, {"fake": 2})
+    assert (room.nodes, room.free_nodes, room.cores, room.free_cores) == (2, 0, 8, 0)
+    assert (room.free_gpus, room.waiting) == ({"fake": 0}, 1)
+    assert (room.groups, room.accounts, room.qos, room.closed) == (None, None, None, "")
+    assert found.positions == {JobId("93"): 1}
+    assert {job.job_id: (job.user, job.state) for job in found.ours or ()} == {
+        "87": ("alice", JobState.RUNNING),
+        "89": ("alice", JobState.HELD),
+        "90": ("alice", JobState.RUNNING),
+        "91": ("alice", JobState.QUEUED),
+        "92": ("bob", JobState.HELD),
+        "93": ("alice", JobState.QUEUED),
+    }
+    assert (found.accounts, found.qos, found.hidden, found.faults) == (None, None, False, ())
+    start, end = (datetime.fromtimestamp(seconds, UTC) for seconds in (1795464383, 1795471583))
+    course, until = (datetime.fromtimestamp(seconds, UTC) for seconds in (1795497383, 1795504583))
+    assert found.downtimes == (
+        Downtime("downtime", start, end, users=frozenset({"root"})),
+        Downtime("course", course, until, maintenance=False, users=frozenset({"alice", "bob"})),
+    )
+
+
+def test_limits_and_those_who_may_use_a_partition_are_read() -> None:
+    line = (
+        "PartitionName=long AllowGroups=staff,hpc AllowAccounts=a,b AllowQos=normal Default=NO Hidden=NO "
+        "MaxTime=1-12:30:59 DefaultTime=NONE MaxCPUsPerNode=2 MaxMemPerNode=1000 Nodes=cn1 State=DRAIN\n"
+        "PartitionName=mine RootOnly=YES Hidden=NO MaxTime=UNLIMITED MaxCPUsPerNode=UNLIMITED Nodes=cn1\n"
+        "PartitionName=secret Hidden=YES Nodes=cn1 State=UP\n"
+    )
+    nodes = (
+        "long|2/10/4/16|gpu:a100:4(S:0-1),gpu:h100:2,nvme:1|gpu:a100:1(IDX:0),gpu:h100:0|9000+|8+|1/0/1/2|"
+        "ib,fast|\n"
+        "long|0/8/0/8|gpu:2|gpu:0|2000|8|0/1/0/1|(null)|\n"
+        "a row|that\n"
+    )
+    long, mine = discover(partitions=Completed(0, line), nodes=Completed(0, nodes)).rooms
+    assert (long.max_walltime, long.default_walltime, long.closed) == (2190, None, "DRAIN")
+    assert (long.max_cores, long.max_memory) == (2, 1000)
+    assert (long.groups, long.accounts) == (frozenset({"staff", "hpc"}), frozenset({"a", "b"}))
+    assert long.qos == frozenset({"normal"})
+    assert long.gpus == {"a100": 4, "h100": 2, "": 2}
+    assert long.free_gpus == {"a100": 3, "h100": 2, "": 2}
+    assert (long.nodes, long.free_nodes, long.cores, long.free_cores) == (3, 1, 24, 18)
+    assert (mine.max_walltime, mine.groups, mine.nodes) == (None, frozenset(), None)
+    assert discover(nodes=Completed(0, nodes)).features == ("fast", "ib")
+
+
+def test_a_place_in_the_line_counts_those_before_in_the_same_partition() -> None:
+    rows = [
+        queued("1", "PENDING", "debug", 10),
+        queued("2", "PENDING", "debug", 30, reason="Priority"),
+        queued("3", "PENDING", "debug", 10, name=NAME),
+        queued("4", "PENDING", "debug", 50, reason="Dependency"),
+        queued("5", "PENDING", "debug", 50, reason="BeginTime"),
+        queued("6", "PENDING", "gpu,debug", 9, name=NAME),
+        queued("7", "PENDING", "debug", 99, reason="PartitionTimeLimit"),
+        queued("8", "PENDING", "debug", 0, reason="JobHeldUser", name=NAME),
+        queued("9", "RUNNING", "debug", 99),
+        queued("10", "PENDING", "debug", 99, name="gw-other2-abcdefghia"),
+    ]
+    found = discover(jobs=Completed(0, "".join(rows)))
+    assert found.positions == {JobId("3"): 4, JobId("6"): 1}
+    assert [room.waiting for room in found.rooms] == [5, 0, 1]
+    assert [job.job_id for job in found.ours or ()] == ["3", "6", "8"]
+
+
+def test_nobody_forges_a_job_of_this_instance() -> None:
+    name = f"x\n7|RUNNING|debug|1|alice|None~{'0' * 16}~{NAME}~{'0' * 16}."
+    found = discover(jobs=Completed(0, queued("1", "RUNNING", "debug", 1, user="bob", name=name)))
+    assert found.ours == ()
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        Completed(0, queued("1", "RUNNING", "debug", 1)[:-2]),
+        Completed(0, queued("x", "RUNNING", "debug", 1)),
+        Completed(0, f"1|RUNNING~{MARK}~x~{MARK}.\n"),
+        Completed(0, f"1|RUNNING|debug|1|alice|None~{MARK}.\n"),
+        recorded("squeue-dead"),
+    ],
+)
+def test_jobs_that_cannot_be_read_are_not_said_to_be_none(jobs: Completed) -> None:
+    found = discover(jobs=jobs)
+    assert (found.ours, found.positions) == (None, {})
+    assert found.rooms[0].waiting is None
+    assert len(found.faults) == 1
+
+
+def test_the_accounts_of_each_user_are_read() -> None:
+    rows = "|root||normal\nalice|proj1||normal,high\nalice|proj2|debug|normal\nbob|proj1||\nodd\n"
+    found = discover(accounts=Completed(0, rows))
+    assert found.accounts == {"alice": ("proj1", "proj2"), "bob": ("proj1",)}
+    assert found.qos == {"alice": ("normal", "high"), "bob": ()}
+
+
+def test_a_downtime_is_of_those_partitions_that_it_takes_whole() -> None:
+    def downtime(nodes: str, **more: str) -> str:
+        flags = more.get("flags", "MAINT,SPEC_NODES")
+        start = more.get("start", "1795464383")
+        return (
+            f"ReservationName=d StartTime={start} EndTime=1795471583 Nodes={nodes} "
+            f"PartitionName=(null) Flags={flags} Users={more.get('users', 'root')} Accounts=-a,b\n"
+        )
+
+    def found(text: str) -> Sequence[Downtime]:
+        return discover(reservations=Completed(0, text)).downtimes
+
+    (gpu,) = found(downtime("cn2"))
+    assert gpu.partitions == {"gpu"}
+    assert found(downtime("cn1")) == ()
+    for everything in ("cn[1-2]", "cn[2,1],gpu[01-03]", "cn1,cn2"):
+        (all_,) = found(downtime(everything))
+        assert all_.partitions == frozenset()
+    (some,) = found(downtime("cn1", flags="SPEC_NODES", users="-alice,bob"))
+    assert (some.maintenance, some.users, some.accounts) == (False, frozenset({"bob"}), frozenset({"b"}))
+    assert found("No reservations in the system\n") == found(downtime("cn[1-2]", start="N/A")) == ()
+
+
+@pytest.mark.parametrize(
+    ("private", "users", "hidden"),
+    [
+        ("none", ["alice"], False),
+        ("jobs,usage", ["alice"], True),
+        ("all", [], True),
+        ("jobs", ["alice", "bob"], False),
+        ("nodes,usage", [], False),
+    ],
+)
+def test_hidden_jobs_are_known_by_the_setting_and_by_what_is_seen(
+    private: str, users: list[str], hidden: bool
+) -> None:
+    rows = "".join(queued(str(i), "RUNNING", "debug", 1, user=user) for i, user in enumerate(users, 1))
+    config = Completed(0, f"Configuration data\nPrivateData             = {private}\n")
+    assert discover(jobs=Completed(0, rows), config=config).hidden is hidden
+    assert discover(config=Completed(1)).hidden is None
+
+
+# --- the script -------------------------------------------------------------------------------------------
+
+SITE = """
+version: 1
+name: here
+title: Here
+scheduler: slurm
+login: {hosts: [h], user: svc, key: /k, known_hosts: /h, act_as: sudo, bin: /opt/slurm/bin}
+partitions: [{name: all, max_walltime: 10m, max_cores: 4, max_memory: 8G, gpus: {a100: 1}}]
+applications: [{name: lab, title: Lab, command: [jupyter, lab]}]
+"""
+
+
+def directives(choices: Choices, header: str = "") -> list[str]:
+    facts = JobFacts(INSTANCE, "abcdefghia", "0" * 16, "alice", "", "/user/alice/", node_tls=True)
+    script = render_script(parse_site_config(SITE, "here.yaml"), choices, facts, header=header)
+    head = script.split("\ngw_restarts=")[0].split("\n")
+    return [line.removeprefix("#SBATCH ") for line in head if line.startswith("#SBATCH")]
+
+
+def test_what_was_chosen_is_asked_of_slurm_and_nothing_else() -> None:
+    usual = directives(Choices("here", "lab", "all", 5, 2, 100))
+    assert usual[0] == f"--job-name={NAME}"
+    assert not [line for line in usual if re.match(r"--(qos|res|con|exc|acc|gres)", line)]
+    chosen = Choices(
+        "here", "lab", "all", 5, 2, 100, 1, "a100", "proj1", "high", "course", "ib", exclusive=True
+    )
+    asked = {
+        "--qos=high",
+        "--reservation=course",
+        "--constraint=ib",
+        "--exclusive",
+        "--account=proj1",
+        "--gres=gpu:a100:1",
+    }
+    assert set(directives(chosen)) - set(usual) == asked
+    with pytest.raises(ConfigError):
+        directives(replace(chosen, constraint="a\n#SBATCH --array=1-3"))
+
+
+def test_a_sites_directives_stand_where_slurm_reads_them() -> None:
+    header = "#SBATCH --tmp=1G\nexport A=1\n#SBATCH --nice"
+    assert directives(Choices("here", "lab", "all", 5, 2, 100), header)[-2:] == ["--tmp=1G", "--nice"]
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+def test_a_maintenance_in_the_way_is_told() -> None:
+    (job,) = read(row("1", state="PENDING", reason="ReqNodeNotAvail, Reserved for maintenance"))
+    assert SLURM.why(job).startswith("The nodes are reserved for maintenance.")
+    (job,) = read(row("1", state="PENDING", reason="ReqNodeNotAvail, UnavailableNodes:cn1"))
+    assert "down or reserved" in SLURM.why(job)
 
 
 def test_reasons_are_sentences_and_unknown_ones_are_shown_as_they_are() -> None:
@@ -350,25 +687,3 @@ def test_reasons_are_sentences_and_unknown_ones_are_shown_as_they_are() -> None:
         (job,) = read(row("1", state=native))
         if state.ended and state is not JobState.COMPLETED:
             assert re.fullmatch(r"[A-Z].*\.", SLURM.why(job))
-
-
-def test_schedulers_are_known_by_name() -> None:
-    assert get("slurm").name == "slurm"
-    with pytest.raises(ConfigError, match="'pbs' is not one of local, slurm"):
-        get("pbs")
-
-
-@pytest.mark.parametrize(
-    "noise", ["", "x", "sbatch: ", "\x00", "~", "1\n2\n", f"~{MARK}.\n", f"~{MARK}~" * 8 + f"~{MARK}.\n"]
-)
-@pytest.mark.parametrize("status", [0, 1, 255, -1])
-def test_no_noise_makes_a_reader_fall_over(noise: str, status: int) -> None:
-    completed = Completed(status, noise, noise)
-    for reader in (
-        SLURM.read_submit,
-        SLURM.read_cancel,
-        SLURM.read_accounting,
-        lambda c: SLURM.read_status(c, MARK),
-    ):
-        with contextlib.suppress(GatewayError):
-            reader(completed)

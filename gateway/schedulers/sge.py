@@ -1,0 +1,326 @@
+"""Grid Engine, by its own commands: qsub, qstat, qdel, qacct, qconf, qhost. Measured with 8.1.9 (Debian 12).
+
+What is said of a job needs two listings: ``qstat -j`` has what it published, why it waits and when it
+started, ``qstat -u`` its state and its node. The second one decides who is there.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar, TypeVar
+
+from gateway.discovery import Discovery
+from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
+from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
+from gateway.schedulers import DryRun, sge_discovery, sge_why
+from gateway.schedulers.sge_documents import details, not_listed, rows, status
+from gateway.schedulers.text import one_line
+
+_T = TypeVar("_T")
+
+_JOB_ID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+_NAME = re.compile(r"gw-([a-z2-7]{6})-[a-z2-7]{10}", re.ASCII)
+_INSTANCE = re.compile(r"[a-z2-7]{6}", re.ASCII)
+_MARK = re.compile(r"[0-9a-f]{16,64}", re.ASCII)
+#: Names, and owners, that are asked for one by one; where there are more, all are.
+_ONE_BY_ONE = 500
+
+# Here the request never left this side.
+_NOT_SENT = re.compile(r"Connection refused|can't (?:resolve|connect)|unresolvable|No route to host", re.I)
+# After these the qmaster may have taken it.
+_UNCLEAR = re.compile(
+    r"unable to (?:send|receive|contact)|commlib|reading answer list|got \w+ error|time-?out", re.I
+)
+#: Said of each queue that was not asked for.
+_OTHER_QUEUE = "not contained in its hard queue list"
+
+#: Options of a directive line that would take the gateway's own back, or make several jobs of one.
+_NOT_FOR_SITES: Mapping[str, str] = {
+    **dict.fromkeys(("-t", "-tc", "-hold_jid_ad"), "makes an array of the job, which the gateway cannot run"),
+    "-N": "changes the job's name, by which the gateway finds it again",
+    **dict.fromkeys(("-o", "-e", "-j", "-i"), "moves the job's log, which the gateway reads"),
+    **dict.fromkeys(("-cwd", "-wd"), "moves the job away from its directory"),
+    **dict.fromkeys(("-S", "-shell", "-b", "-C"), "changes how the job's script is read"),
+    **dict.fromkeys(("-r", "-ckpt"), "decides on starting the job again: say requeue of the application"),
+    **dict.fromkeys(("-ac", "-dc", "-sc"), "changes the context in which the job says where it listens"),
+    **dict.fromkeys(("-clear", "-@"), "takes back the directives before it"),
+    **dict.fromkeys(("-V", "-v"), "brings the gateway's environment into the job: use export in the header"),
+    **dict.fromkeys(("-sync", "-now", "-terse", "-w", "-verify", "-help"), "changes what qsub answers"),
+    "-notify": "sends the signals that the gateway uses for the end of the walltime",
+    "-h": "holds the job, so that it never starts",
+}
+
+# accounting(5), "failed".
+_BEFORE_JOB = frozenset({*range(1, 17), 18, 19, 26, 27, 28, 29, 30, 31, 36, 38})
+_RESCHEDULED, _LOST_ON_NODE, _BY_LIMIT, _BY_SIGNAL = 25, frozenset({20, 21, 22, 24}), 37, frozenset({17, 100})
+_KILLED = 9
+#: How much before a job's submission, as the gateway knows it, the qmaster's clock may have it.
+_CLOCKS = timedelta(hours=1)
+
+
+class Sge:
+    """Grid Engine: see :class:`gateway.schedulers.Scheduler` for what each method promises."""
+
+    name: ClassVar[str] = "sge"
+    template: ClassVar[str] = "sge.sh.j2"
+    programs: ClassVar[tuple[str, ...]] = ("qsub", "qstat", "qdel", "qalter", "qacct", "qconf", "qhost")
+    directive: ClassVar[str] = "#$"
+    accounting_lag: ClassVar[float] = 20.0
+
+    def header_faults(self, header: str) -> tuple[str, ...]:
+        """Return a sentence for each line with an option that sites may not set."""
+        return tuple(
+            f"line {number}: {word} {_NOT_FOR_SITES[word]}."
+            for number, line in enumerate(header.split("\n"), 1)
+            if (word := next(_forbidden(line), None)) is not None
+        )
+
+    def submit_command(self) -> Command:
+        """Return the qsub command. The script's own first directive, ``-clear``, forgets ~/.sge_request.
+
+        On the command line ``-clear`` would forget the script's directives too. ``-w e`` is there as well: a
+        job that could never run is taken otherwise, and waits for ever.
+        """
+        return Command(("qsub", "-terse", "./script"))
+
+    def read_submit(self, completed: Completed) -> JobId:
+        """Return the id, which is the last line."""
+        last = completed.stdout.strip().rpartition("\n")[2].strip()
+        if completed.status == 0 and _JOB_ID.fullmatch(last):
+            return JobId(last)
+        detail = f"qsub: exit status {completed.status}: {one_line(completed.stderr or completed.stdout)}"
+        if _no_answer(completed):
+            raise SubmitOutcomeUnknown(detail)
+        if _NOT_SENT.search(completed.stderr):
+            raise QueueUnreachable(detail)
+        words = _words_of(completed.stderr)
+        if completed.status == 0 or not words or _UNCLEAR.search(completed.stderr):
+            raise SubmitOutcomeUnknown(detail)
+        raise SubmitRefused(detail, f"The cluster did not accept the job: {words}.")
+
+    def dry_run_command(self) -> Command | None:
+        """Return the qsub command that only verifies: whether the job could run if the cluster were empty."""
+        return Command(("qsub", "-w", "v", "./script"))
+
+    def read_dry_run(self, completed: Completed) -> DryRun:
+        """Return nothing, or raise: Grid Engine says no times, and exit status 1 may be many things."""
+        if (
+            completed.status == 1
+            and not _UNCLEAR.search(completed.stderr)
+            and (words := _words_of(completed.stderr))
+        ):
+            raise SubmitRefused(
+                f"qsub -w v: {one_line(completed.stderr)}", f"The cluster did not accept the job: {words}."
+            )
+        return DryRun()
+
+    def status_commands(
+        self, asked: Collection[Asked], mark: str, *, ended: bool = True
+    ) -> Sequence[Command]:
+        """Return ``qstat -j`` and ``qstat -u``; XML needs no mark, and ended jobs are not asked for.
+
+        Names and owners are asked for by patterns where there are many (a word has 128 KiB at most).
+        """
+        names = sorted({job.name for job in asked})
+        if not names or not all(_NAME.fullmatch(name) for name in names):
+            raise ValueError(f"not job names: {names!r}")
+        _check_mark(mark)
+        if len(names) > _ONE_BY_ONE:
+            names = sorted({f"{name.rpartition('-')[0]}-*" for name in names})
+        owners = sorted({job.owner for job in asked})
+        who = ",".join(owners) if len(owners) <= _ONE_BY_ONE else "*"
+        return (
+            Command(("qstat", "-j", ",".join(names), "-xml")),
+            Command(("qstat", "-u", who, "-s", "prs", "-xml")),
+        )
+
+    def read_status(self, completed: Sequence[Completed], asked: Collection[Asked], mark: str) -> Listing:
+        """Return the jobs of the second listing, with what the first one says of them.
+
+        A job that the first listing alone has is not gone: nothing is known of its state.
+        """
+        first, second = completed
+        names = {job.name for job in asked}
+        return Listing(tuple(_joined(first, second, names)))
+
+    def cancel_command(self, job_id: JobId) -> Command:
+        """Return the qdel command, which kills at once; ``qdel '*'`` would end all that a user has."""
+        return Command(("qdel", _checked(job_id)))
+
+    def read_cancel(self, completed: Completed) -> None:
+        """Return if the job ends or is not there; qdel says all that on standard output."""
+        said = f"{completed.stdout}\n{completed.stderr}"
+        detail = f"qdel: exit status {completed.status}: {one_line(said)}"
+        if _no_answer(completed) or _UNCLEAR.search(said) or _NOT_SENT.search(said):
+            raise QueueUnreachable(detail)
+        if re.search(r"has (?:deleted|registered)|already in deletion|does not exist", said):
+            return
+        if completed.status == 1 and re.search(r"privileges|denied", said):
+            raise CancelRefused(
+                detail, f"The cluster will not stop the job: {one_line(completed.stdout).rstrip('.')}."
+            )
+        raise QueueUnreachable(detail)
+
+    def accounting_command(self, job: Asked) -> Command:
+        """Return the qacct command. It reads a file on the login node: the qmaster is not asked."""
+        return Command(("qacct", "-j", _checked(job.job_id)))
+
+    def read_accounting(self, completed: Completed, job: Asked) -> JobEnd | None:
+        """Return this job's last record: ids come again after a crash, and each requeue leaves a record."""
+        if _no_answer(completed):
+            raise QueueUnreachable(f"qacct: exit status {completed.status}: {one_line(completed.stderr)}")
+        if completed.status != 0:
+            missing = re.search(r"not found|No such file", completed.stderr)
+            if missing:
+                return None
+            raise QueueUnreachable(f"qacct: exit status {completed.status}: {one_line(completed.stderr)}")
+        ends = [end for record in _records(completed.stdout) if _is_of(record, job) and (end := _end(record))]
+        return ends[-1] if ends else None
+
+    def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
+        """Return what shows queues, nodes, complexes, our jobs and the waiting ones."""
+        if not _INSTANCE.fullmatch(instance):
+            raise ValueError(f"not an instance: {instance!r}")
+        _check_mark(mark)
+        return (
+            Command(("qconf", "-sq", "*"), environment=("SGE_SINGLE_LINE=1",)),
+            Command(("qhost", "-q", "-F", "-xml")),
+            Command(("qconf", "-sc")),
+            Command(("qstat", "-j", f"gw-{instance}-*", "-xml")),
+            Command(("qstat", "-u", "*", "-s", "prs", "-r", "-xml")),
+        )
+
+    def read_discovery(self, completed: Sequence[Completed], instance: str, mark: str) -> Discovery:
+        """Return what they showed; Grid Engine hides nobody's jobs."""
+        if all(one.status != 0 for one in completed):
+            raise QueueUnreachable(
+                f"qconf: exit status {completed[0].status}: {one_line(completed[0].stderr)}"
+            )
+        queues, hosts, complexes, first, second = completed
+        ours = _try(lambda: tuple(_joined(first, second, None, f"gw-{instance}-")))
+        waiting = _try(lambda: tuple(rows(second)))
+        found = _try(lambda: sge_discovery.rooms(queues, hosts, waiting))
+        if found is None and ours is None and waiting is None:
+            raise QueueUnreachable("nothing that was asked of Grid Engine was answered")
+        return Discovery(
+            rooms=found or (),
+            positions=sge_discovery.positions(waiting or (), f"gw-{instance}-"),
+            ours=ours,
+            hidden=False if waiting is not None else None,
+            features=_try(lambda: sge_discovery.features(complexes)) or (),
+        )
+
+    def why(self, status: JobStatus) -> str:
+        """Return the sentence for the scheduler's messages, or for the error."""
+        return sge_why.sentence(status)
+
+
+def _joined(
+    first: Completed, second: Completed, names: Collection[str] | None, prefix: str = ""
+) -> Iterator[JobStatus]:
+    """Yield the jobs of both listings with one of these names, or whose names begin so."""
+
+    def wanted(name: str) -> bool:
+        return name in names if names is not None else name.startswith(prefix)
+
+    more = details(first)
+    seen: set[str] = set()
+    for row in rows(second):
+        if wanted(row.name) and row.job_id not in seen:  # each task of an array has a row
+            seen.add(row.job_id)
+            yield status(row, more.get(row.job_id))
+    for job in more.values():
+        if wanted(job.name) and job.job_id not in seen:
+            yield not_listed(job)
+
+
+def _try(read: Callable[[], _T]) -> _T | None:
+    try:
+        return read()
+    except QueueUnreachable:
+        return None
+
+
+def _forbidden(line: str) -> Iterator[str]:
+    """Yield the options of a line that sites may not set; a directive may stand anywhere in a script."""
+    text = line.strip()
+    if text.startswith("#$"):
+        yield from (word for word in text.removeprefix("#$").split() if word in _NOT_FOR_SITES)
+
+
+def _records(stdout: str) -> Iterator[Mapping[str, str]]:
+    """Yield the records that qacct printed, each after a line of ``=``."""
+    for block in re.split(r"^={10,}$", stdout, flags=re.M)[1:]:
+        pairs = (line.partition(" ") for line in block.strip().splitlines())
+        yield {key: value.strip() for key, _, value in pairs}
+
+
+def _is_of(record: Mapping[str, str], job: Asked) -> bool:
+    """Whether a record is this job's. The time is 1970 where it was requeued, and later in the next run."""
+    if (record.get("jobname"), record.get("owner")) != (job.name, job.owner):
+        return False
+    try:
+        submitted = datetime.strptime(record.get("qsub_time", ""), "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+    except ValueError:
+        return True
+    return job.submitted is None or submitted.timestamp() == 0 or submitted > job.submitted - _CLOCKS
+
+
+def _end(record: Mapping[str, str]) -> JobEnd | None:
+    """Return how a run ended, None if the job was to run again, or if that cannot be read."""
+    failed, exit_status = (_number(record.get(key, "")) for key in ("failed", "exit_status"))
+    if failed is None or exit_status is None or failed == _RESCHEDULED:
+        return None
+    native = one_line(f"failed {record['failed']}; exit_status {record['exit_status']}")
+    signal = exit_status - 128 if failed in _BY_SIGNAL and exit_status > 128 else None
+    if failed == 0:
+        state = JobState.FAILED if exit_status else JobState.COMPLETED
+    elif failed == _BY_LIMIT:
+        state = _which_limit(record)
+    elif failed in _LOST_ON_NODE:
+        state = JobState.NODE_FAILED
+    elif failed in _BY_SIGNAL and signal == _KILLED:
+        state = JobState.CANCELLED
+    else:
+        state = JobState.FAILED if failed in _BEFORE_JOB | _BY_SIGNAL else JobState.UNKNOWN
+    return JobEnd(state, exit_status if failed == 0 else None, signal, native=native)
+
+
+def _which_limit(record: Mapping[str, str]) -> JobState:
+    """Return which limit it was: Grid Engine has one number for h_rt, h_cpu and h_vmem."""
+    asked = record.get("category", "")
+    limit = re.search(r"\bh_rt=([0-9]{1,9})\b", asked, re.ASCII)
+    ran = _number(record.get("ru_wallclock", ""))
+    early = limit is not None and ran is not None and ran + 60 < int(limit[1])
+    return JobState.OUT_OF_MEMORY if early and "h_vmem=" in asked else JobState.WALLTIME
+
+
+def _number(text: str) -> int | None:
+    found = re.match(r"[0-9]{1,9}", text, re.ASCII)
+    return int(found[0]) if found else None
+
+
+def _words_of(stderr: str) -> str:
+    """Return what qsub complained about, each sentence once; empty if it is not qsub that speaks."""
+    if not re.search(r"^(?:Unable to (?:run job|read script)|qsub: )", stderr, re.M):
+        return ""
+    lines = (re.sub(r"^(?:Unable to run job|qsub|error|warning): ", "", line) for line in stderr.splitlines())
+    lines = (re.sub(r"^(?:error|warning): ", "", line).strip(" .") for line in lines)
+    said = [line for line in lines if line and line != "Exiting" and _OTHER_QUEUE not in line]
+    return one_line("; ".join(dict.fromkeys(said)))
+
+
+def _no_answer(completed: Completed) -> bool:
+    """Whether a time limit (124, or 137 if it had to kill) or the connection's end cut the command off."""
+    return completed.status < 0 or completed.status in (124, 137)
+
+
+def _check_mark(mark: str) -> None:
+    if not _MARK.fullmatch(mark):
+        raise ValueError(f"not a mark: {mark!r}")
+
+
+def _checked(job_id: JobId | None) -> str:
+    if job_id is None or not _JOB_ID.fullmatch(job_id):
+        raise ValueError(f"not a Grid Engine job id: {job_id!r}")
+    return job_id

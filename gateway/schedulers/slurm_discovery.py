@@ -1,0 +1,362 @@
+"""What Slurm says of its cluster: partitions, nodes, jobs, reservations, accounts. Measured with 22.05.
+
+Only a job's name is other people's text: it is the last field of its row, between marks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from gateway.discovery import Discovery, Downtime, Room
+from gateway.errors import QueueUnreachable
+from gateway.model import Command, Completed, JobId, JobState, JobStatus
+from gateway.schedulers.text import checked_instance, checked_mark, no_answer, one_line
+
+_NODES = ("PartitionName", "CPUsState", "Gres", "GresUsed", "Memory", "CPUs", "NodeAIOT", "Features")
+_JOBS = ("JobID", "State", "Partition", "PriorityLong", "UserName", "Reason", "Name")
+_SECONDS = ("SLURM_TIME_FORMAT=%s",)
+#: Waiting for these a job is not before others.
+_NOT_IN_LINE = re.compile(r"JobHeld|Dependency|BeginTime|.*held|Partition(TimeLimit|NodeLimit|Config)", re.I)
+_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)|(\d+)", re.ASCII)
+_SETTING = re.compile(r"^(\w+)\s*= (.*?)\s*$", re.M)
+_GPU = re.compile(r"(?:^|,)gpu(?::([^:,()]+))?:(\d+)(?![^,(])", re.ASCII)
+_WORD = re.compile(r"(\w+)=(\S*)")
+_NODE_RANGE = re.compile(r"([^\[\],]+)(?:\[([0-9,-]+)\])?(?:,|$)")
+#: More nodes than these in one range are no cluster.
+_MOST_NODES = 100_000
+
+
+def commands(instance: str, mark: str) -> Sequence[Command]:
+    """Return the commands, in the order in which they are read.
+
+    -a shows partitions whose groups the asking account is not in. Hidden ones are left
+    out: a site config may name them.
+    """
+    checked_instance(instance)
+    checked_mark(mark)
+    nodes = ",".join(f"{name}:|" for name in _NODES)
+    jobs = ",".join(f"{name}:|" for name in _JOBS[:-2])
+    return (
+        Command(("scontrol", "-a", "-o", "show", "partition"), _SECONDS),
+        Command(("sinfo", "-h", "-a", "-O", nodes), _SECONDS),
+        Command(("squeue", "-h", "-a", "-O", f"{jobs},Reason:~{mark}~,Name:~{mark}."), _SECONDS),
+        Command(("scontrol", "-o", "show", "reservation"), _SECONDS),
+        Command(("sacctmgr", "-nP", "show", "assoc", "format=user,account,partition,qos")),
+        Command(("scontrol", "show", "config")),
+    )
+
+
+def read(
+    completed: Sequence[Completed], instance: str, mark: str, state: Callable[[str, str], JobState]
+) -> Discovery:
+    """Return what the commands showed.
+
+    Args:
+        completed: What they did.
+        instance: This gateway's six letters.
+        mark: The one they were made with.
+        state: Reads a job's native state and reason.
+
+    Raises:
+        QueueUnreachable: Not one of the first three answered.
+    """
+    partitions, nodes, jobs, reservations, accounts, config = map(_answer, completed)
+    if partitions is None and nodes is None and jobs is None:
+        raise QueueUnreachable(f"discovery: {one_line(completed[0].stderr) or 'no answer'}")
+    rows = None if jobs is None else _jobs(jobs, mark)
+    words = [dict(_WORD.findall(line)) for line in (partitions or "").splitlines()]
+    words = [line for line in words if line.get("PartitionName") and line.get("Hidden") != "YES"]
+    slices = list(_slices(nodes or ""))
+    settings = dict(_SETTING.findall(config or ""))
+    associations = None if accounts is None else _associations(accounts)
+    return Discovery(
+        rooms=tuple(_room(line, slices, rows) for line in words),
+        accounts=_by_user(associations, 1),
+        qos=_by_user(associations, 3),
+        downtimes=tuple(_downtimes(reservations or "", words)),
+        positions=_positions(rows or (), checked_instance(instance)),
+        ours=None if rows is None else tuple(_ours(rows, checked_instance(instance), state)),
+        hidden=_hidden(settings, rows),
+        features=tuple(sorted({word for part in slices for word in part.features})),
+        faults=(
+            *_faults(completed),
+            *(["jobs: not as asked for"] if jobs is not None and rows is None else []),
+        ),
+    )
+
+
+def _answer(completed: Completed) -> str | None:
+    """Return what a command printed, or None if that is no answer."""
+    if (
+        no_answer(completed)
+        or completed.status != 0
+        or re.search(r"^slurm_\w+ error", completed.stderr, re.M)
+    ):
+        return None
+    return completed.stdout
+
+
+def _faults(completed: Sequence[Completed]) -> Iterator[str]:
+    """Return what went wrong, but for the accounts: a site without slurmdbd has none."""
+    for name, one in zip(("partitions", "nodes", "jobs", "reservations"), completed, strict=False):
+        if _answer(one) is None:
+            yield f"{name}: exit status {one.status}: {one_line(one.stderr)}"
+
+
+# --- partitions and nodes -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """The nodes of one partition that are alike, as a row of sinfo has them."""
+
+    partition: str
+    idle_cores: int
+    all_cores: int
+    gpus: Mapping[str, int]
+    gpus_used: Mapping[str, int]
+    memory: int
+    cores: int
+    usable: int
+    idle: int
+    nodes: int
+    features: tuple[str, ...] = field(default=())
+
+
+def _slices(text: str) -> Iterator[_Slice]:
+    """Return the rows of sinfo; those that cannot be read are left out.
+
+    A/I/O/T counts cores or nodes that are allocated, idle, of no use now, and all of them.
+    """
+    for line in text.splitlines():
+        values = line.split("|")
+        cores, nodes = (
+            ([int(word) for word in value.split("/")] if re.fullmatch(r"\d+(/\d+){3}", value) else None)
+            for value in (values[1:2] or [""]) + (values[6:7] or [""])
+        )
+        if len(values) != len(_NODES) + 1 or cores is None or nodes is None:
+            continue
+        yield _Slice(
+            values[0],
+            idle_cores=cores[1],
+            all_cores=cores[3],
+            gpus=_gpus(values[2]),
+            gpus_used=_gpus(values[3]),
+            memory=_number(values[4]) or 0,
+            cores=_number(values[5]) or 0,
+            usable=nodes[0] + nodes[1],
+            idle=nodes[1],
+            nodes=nodes[3],
+            features=tuple(word for word in values[7].split(",") if re.fullmatch(r"[\w.-]+", word)),
+        )
+
+
+def _room(words: Mapping[str, str], slices: Iterable[_Slice], rows: Sequence[_Row] | None) -> Room:
+    name = words["PartitionName"]
+    found = [part for part in slices if part.partition == name]
+    state = words.get("State", "UP")
+    return Room(
+        name,
+        default=words.get("Default") == "YES",
+        max_walltime=minutes(words.get("MaxTime", "")),
+        default_walltime=minutes(words.get("DefaultTime", "")),
+        max_cores=_least(max((part.cores for part in found), default=None), words.get("MaxCPUsPerNode")),
+        max_memory=_least(max((part.memory for part in found), default=None), words.get("MaxMemPerNode")),
+        gpus={kind: max(part.gpus.get(kind, 0) for part in found) for kind in _kinds(found)},
+        nodes=sum(part.nodes for part in found) if found else None,
+        free_nodes=sum(part.idle for part in found) if found else None,
+        cores=sum(part.all_cores for part in found) if found else None,
+        free_cores=sum(part.idle_cores for part in found) if found else None,
+        free_gpus=_free_gpus(found) if found else None,
+        waiting=None if rows is None else sum(row.in_line and name in row.partitions for row in rows),
+        groups=frozenset() if words.get("RootOnly") == "YES" else _names(words.get("AllowGroups", "ALL")),
+        accounts=_names(words.get("AllowAccounts", "ALL")),
+        qos=_names(words.get("AllowQos", "ALL")),
+        closed="" if state == "UP" else state,
+    )
+
+
+def _kinds(slices: Iterable[_Slice]) -> list[str]:
+    return sorted({kind for part in slices for kind in part.gpus})
+
+
+def _free_gpus(slices: Sequence[_Slice]) -> Mapping[str, int]:
+    """Return the GPUs that are free on nodes that are up. GresUsed may lack types that Gres has."""
+    return {
+        kind: sum(
+            part.usable * max(0, part.gpus.get(kind, 0) - part.gpus_used.get(kind, 0)) for part in slices
+        )
+        for kind in _kinds(slices)
+    }
+
+
+def _gpus(text: str) -> dict[str, int]:
+    """Return the GPUs of ``gpu:a100:4(S:0-1),gpu:h100:2,nvme:1`` by type; "" is one without."""
+    found: dict[str, int] = {}
+    for kind, count in _GPU.findall(re.sub(r"\([^)]*\)", "", text)):
+        found[kind] = found.get(kind, 0) + int(count)
+    return {kind: count for kind, count in found.items() if count}
+
+
+def minutes(text: str) -> int | None:
+    """Return minutes, rounded down, of ``D-HH:MM:SS``, ``HH:MM:SS`` or ``MM:SS``; None for ``UNLIMITED``."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        return None
+    days, hours, minute, _, plain = found.groups()
+    return int(plain) if plain else (int(days or 0) * 24 + int(hours or 0)) * 60 + int(minute)
+
+
+def _number(text: str | None) -> int | None:
+    found = re.match(r"\d+", text or "", re.ASCII)
+    return int(found[0]) if found else None
+
+
+def _least(nodes: int | None, limit: str | None) -> int | None:
+    """Return the lower of what the largest node has and what the partition allows on a node."""
+    return min((value for value in (nodes, _number(limit)) if value), default=None)
+
+
+def _names(text: str) -> frozenset[str] | None:
+    return None if text in ("ALL", "", "(null)") else frozenset(text.split(","))
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+    """A job that has not ended."""
+
+    job_id: int
+    native: str
+    partitions: tuple[str, ...]
+    priority: int
+    reason: str
+    user: str
+    name: str
+
+    @property
+    def in_line(self) -> bool:
+        """Whether it waits for room, as opposed to a date, another job or somebody's word."""
+        return self.native == "PENDING" and not _NOT_IN_LINE.match(self.reason)
+
+
+def _jobs(text: str, mark: str) -> list[_Row] | None:
+    """Return the jobs, or None if one cannot be read: somebody forges them, or the answer is cut short."""
+    *lines, rest = text.split(f"~{mark}.\n")
+    rows = []
+    for line in lines:
+        values, separator, name = line.partition(f"~{mark}~")
+        parts = values.split("|", len(_JOBS) - 2)
+        if not separator or len(parts) != len(_JOBS) - 1 or not (parts[0] + parts[3]).isdecimal():
+            return None
+        job_id, native, partitions, priority, user, reason = parts
+        rows.append(
+            _Row(int(job_id), native, tuple(partitions.split(",")), int(priority), reason, user, name)
+        )
+    return None if rest else rows
+
+
+def _positions(rows: Sequence[_Row], ours: str) -> Mapping[JobId, int]:
+    """Return the places of our jobs, in the partition where they are first: by priority, then by id."""
+    found: dict[JobId, int] = {}
+    ahead: dict[str, int] = {}
+    for row in sorted((row for row in rows if row.in_line), key=lambda row: (-row.priority, row.job_id)):
+        for partition in row.partitions:
+            ahead[partition] = ahead.get(partition, 0) + 1
+        if row.name.startswith(ours):
+            found[JobId(str(row.job_id))] = min(ahead[partition] for partition in row.partitions)
+    return found
+
+
+def _ours(rows: Iterable[_Row], ours: str, state: Callable[[str, str], JobState]) -> Iterator[JobStatus]:
+    for row in rows:
+        if row.name.startswith(ours):
+            reason = "" if row.reason == "None" else one_line(row.reason)
+            yield JobStatus(
+                JobId(str(row.job_id)),
+                row.name,
+                row.user,
+                state(row.native, row.reason),
+                reason=reason,
+                native=row.native,
+            )
+
+
+def _hidden(settings: Mapping[str, str], rows: Sequence[_Row] | None) -> bool | None:
+    """Return whether others' jobs are hidden from us.
+
+    PrivateData does not count for Slurm's operators, who are known by what they see.
+    """
+    if "PrivateData" not in settings:
+        return None
+    private = {word.strip() for word in settings["PrivateData"].split(",")} & {"jobs", "all"}
+    return bool(private) and len({row.user for row in rows or ()}) < 2
+
+
+# --- reservations, accounts ---------------------------------------------------------------------------------
+
+
+def _downtimes(text: str, partitions: Sequence[Mapping[str, str]]) -> Iterator[Downtime]:
+    """Return the reservations. A maintenance that takes no partition whole is in nobody's way."""
+    for line in text.splitlines():
+        words = dict(_WORD.findall(line))
+        flags = words.get("Flags", "").split(",")
+        start, end = (words.get(key, "") for key in ("StartTime", "EndTime"))
+        if not words.get("ReservationName") or not (start + end).isdecimal() or not (start and end):
+            continue
+        reserved = frozenset(_nodes(words.get("Nodes", "")))
+        within = frozenset(
+            room["PartitionName"]
+            for room in partitions
+            if (own := frozenset(_nodes(room.get("Nodes", "")))) and own <= reserved
+        )
+        maintenance, everywhere = "MAINT" in flags, len(within) == len(partitions)
+        if maintenance and not within:
+            continue
+        named = _names(words.get("PartitionName", ""))
+        yield Downtime(
+            words["ReservationName"],
+            datetime.fromtimestamp(int(start), UTC),
+            datetime.fromtimestamp(int(end), UTC),
+            partitions=(frozenset() if everywhere else within) if maintenance else named or frozenset(),
+            maintenance=maintenance,
+            users=_allowed(words.get("Users", "")),
+            accounts=_allowed(words.get("Accounts", "")),
+        )
+
+
+def _allowed(text: str) -> frozenset[str]:
+    """Return those named; with a minus they are those who may not."""
+    return frozenset(word for word in (_names(text) or ()) if not word.startswith("-"))
+
+
+def _nodes(text: str) -> Iterator[str]:
+    """Return the nodes of ``cn[1-3,07],gpu1``; what is not understood is a node of that name."""
+    for prefix, ranges in _NODE_RANGE.findall("" if text == "(null)" else text):
+        if not ranges:
+            yield prefix
+        for part in ranges.split(",") if ranges else ():
+            first, _, last = part.partition("-")
+            low, high = _number(first) or 0, _number(last or first) or 0
+            for number in range(low, min(high, low + _MOST_NODES) + 1):
+                yield f"{prefix}{number:0{len(first)}}"
+
+
+def _associations(text: str) -> list[list[str]]:
+    """Return the rows of people; those without a user are the accounts themselves."""
+    rows = [line.split("|") for line in text.splitlines()]
+    return [row for row in rows if len(row) == 4 and row[0]]
+
+
+def _by_user(rows: Sequence[Sequence[str]] | None, column: int) -> Mapping[str, tuple[str, ...]] | None:
+    if rows is None:
+        return None
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        found.setdefault(row[0], {}).update(dict.fromkeys(word for word in row[column].split(",") if word))
+    return {user: tuple(words) for user, words in found.items()}

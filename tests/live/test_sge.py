@@ -1,0 +1,149 @@
+"""Grid Engine on the lab's second cluster: from the form to a kernel, and what its faults do to servers."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.lab import Lab
+from tests.lab.nodes import wait_until
+from tests.lab.sge import SgeCluster
+from tests.live.client import Person
+
+CHOICES: dict[str, Any] = {"cluster": "labsge", "partition": "short.q", "walltime": "5m", "memory": "400M"}
+
+
+@pytest.fixture(scope="module")
+def sge(lab: Lab) -> Iterator[SgeCluster]:
+    """The cluster, known to the gateway; afterwards neither runs."""
+    cluster = lab.sge
+    cluster.start()
+    lab.stop_gateway()
+    lab.start_gateway()
+    try:
+        yield cluster
+    finally:
+        lab.stop_gateway()
+        cluster.stop()
+
+
+@pytest.fixture
+def alice(lab: Lab, sge: SgeCluster) -> Iterator[Person]:
+    person = Person(lab, "alice").login()
+    yield person
+    for name in person.servers():
+        person.stop(name)
+
+
+def jobs(sge: SgeCluster) -> list[tuple[str, str]]:
+    """Return the ids and the owners of all jobs."""
+    lines = sge.login.run(["qstat", "-u", "*"], check=True).stdout.splitlines()[2:]
+    return [(line.split()[0], line.split()[3]) for line in lines]
+
+
+def shown(sge: SgeCluster, job_id: str) -> str:
+    return sge.login.run(["qstat", "-j", job_id], check=True).stdout
+
+
+@contextmanager
+def hidden_home(sge: SgeCluster, user: str) -> Iterator[None]:
+    """Take a user's home directory away from the compute node."""
+    sge.node.run(["mount", "-t", "tmpfs", "tmpfs", f"/home/{user}"], check=True)
+    try:
+        yield
+    finally:
+        sge.node.run(["umount", f"/home/{user}"], check=True)
+
+
+def test_the_hub_reaches_the_login_nodes_sshd_and_nothing_else(lab: Lab, sge: SgeCluster) -> None:
+    program = (
+        "import socket\n"
+        "for port in (22, 6444):\n"
+        "    try: socket.create_connection(('sgelogin', port), 1); print('open')\n"
+        "    except OSError as error: print(error)"
+    )
+    done = lab.hub.run(["/usr/bin/python3", "-c", program], user="gateway", check=True)
+    assert done.stdout == "open\ntimed out\n"
+    assert sge.qmaster.node.listens(6444)
+
+
+def test_from_the_form_to_a_kernel_on_the_node_and_back(sge: SgeCluster, alice: Person) -> None:
+    sge.login.run(["sh", "-c", "echo '-N other -t 1-3 -h' >~/.sge_request"], user="alice", check=True)
+    try:
+        state = alice.start(**CHOICES, cores="2")
+    finally:
+        sge.login.run(["sh", "-c", "rm ~/.sge_request"], user="alice")
+    assert state["host"] == "sgen1"
+    assert state["ends"]
+    text = shown(sge, state["job_id"])
+    assert re.search(r"^context: +gw=gw1:[0-9a-f]{16}:0:sgen1:\d{5}$", text, re.M)
+    assert re.search(rf"^job_name: +gw-[a-z2-7]{{6}}-{state['id']}$", text, re.M)
+    assert "h_rt=300" in text
+    alice.enter()
+    with alice.kernel() as kernel:
+        printed = kernel.run("import os, getpass\nprint(os.uname().nodename, getpass.getuser())")
+    assert printed == "sgen1 alice\n"
+    alice.stop()
+    assert jobs(sge) == []
+    wait_until(lambda: not sge.node.processes("alice"), "nothing of it runs on the node")
+
+
+def test_what_can_never_run_is_refused_with_the_schedulers_reason(sge: SgeCluster, alice: Person) -> None:
+    sge.login.run(["qconf", "-mattr", "queue", "h_rt", "0:1:0", "short.q"], check=True)
+    try:
+        assert alice.spawn("never", **CHOICES).status == 303
+        alice.wait_for("ended", "never")
+    finally:
+        sge.login.run(["qconf", "-mattr", "queue", "h_rt", "0:10:0", "short.q"], check=True)
+    page = alice.open(f"{alice.hub}/hub/home").text
+    assert "cannot run in queue" in page
+    assert jobs(sge) == []
+
+
+def test_a_job_in_error_is_shown_with_its_reason_and_deleted(sge: SgeCluster, alice: Person) -> None:
+    with hidden_home(sge, "alice"):
+        assert alice.spawn("error", **CHOICES).status == 303
+        alice.wait_for("ended", "error")
+    page = alice.open(f"{alice.hub}/hub/home").text
+    assert "The compute node does not see your job" in page
+    assert jobs(sge) == []
+
+
+def test_no_server_is_lost_or_doubled_while_the_qmaster_is_down_or_hung(
+    sge: SgeCluster, alice: Person
+) -> None:
+    first = alice.start(**CHOICES)
+    alice.enter()
+    with alice.kernel() as kernel:
+        sge.qmaster.stop(signal.SIGKILL)
+        try:
+            assert alice.spawn("late", **CHOICES).status == 303
+            time.sleep(2.5)
+            assert kernel.run("print(6 * 7)") == "42\n"
+            assert alice.state()["phase"] == "ready"
+            assert alice.state("late")["phase"] in ("intent", "submitting")
+        finally:
+            sge.restart()
+        late = alice.wait_for("ready", "late")
+        sge.qmaster.freeze()
+        try:
+            time.sleep(2.5)
+            assert kernel.run("print(6 * 7)") == "42\n"
+            assert {alice.state(name)["phase"] for name in ("", "late")} == {"ready"}
+        finally:
+            sge.qmaster.thaw()
+    assert sorted(jobs(sge)) == sorted((state["job_id"], "alice") for state in (first, late))
+    sge.clear_jobs()  # an execd that was started again takes a minute to end the jobs that it found
+
+
+def test_a_job_that_somebody_deletes_ends_as_cancelled(sge: SgeCluster, alice: Person) -> None:
+    state = alice.start("gone", **CHOICES)
+    sge.login.run(["qdel", state["job_id"]], user="alice", check=True)
+    alice.wait_for("ended", "gone", 60)
+    assert "cancelled" in alice.open(f"{alice.hub}/hub/home").text

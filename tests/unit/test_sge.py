@@ -1,0 +1,465 @@
+"""Grid Engine: what its commands print, and what that says of jobs. The recordings are a real qmaster's."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
+from gateway.model import Asked, Choices, Completed, JobId, JobState, Listing
+from gateway.schedulers import DryRun
+from gateway.schedulers.sge import Sge
+from gateway.script import JobFacts, render_script
+from gateway.siteconfig import parse_site_config
+from tests.unit.test_schedulers import ENDPOINT, INSTANCE, MARK, NAME, SchedulerContract
+
+RECORDINGS = Path(__file__).parents[1] / "recordings/sge"
+REFUSED_CONNECTION = "error: commlib error: got select error (Connection refused)\n"
+NO_SEND = 'unable to send message to qmaster using port 6444 on host "sgelogin": got send error\n'
+#: What a script with a walltime over the queue's does to ``qsub -w v``.
+NOT_SUITABLE = (
+    'Unable to run job: Job 30 cannot run in queue "long.q" because it is not contained in its hard '
+    "queue list (-q)\n"
+    'Job 30 (-l h_rt=60000) cannot run in queue "short.q" because of cluster queue\n'
+    "verification: no suitable queues\nExiting.\n"
+)
+sge = Sge()
+
+
+def recorded(name: str) -> Completed:
+    return Completed(0, (RECORDINGS / name).read_text())
+
+
+def row(number: int, letters: str, name: str = NAME, user: str = "alice", host: str = "cn1") -> str:
+    on_node = set(letters) & set("rtsSTd") and "q" not in letters
+    return (
+        f'<job_list state="running"><JB_job_number>{number}</JB_job_number><JB_name>{name}</JB_name>'
+        f"<JB_owner>{user}</JB_owner><state>{letters}</state>"
+        f"<queue_name>{f'short@{host}' if on_node else ''}</queue_name><slots>1</slots></job_list>\n"
+    )
+
+
+def listed(*jobs: str) -> Completed:
+    text = f"<job_info  xmlns:xsd='x'>\n<queue_info>{''.join(jobs)}</queue_info>\n</job_info>\n"
+    return Completed(0, f"<?xml version='1.0'?>\n{text}")
+
+
+def detail(number: int, name: str = NAME, user: str = "alice", context: str = ENDPOINT) -> str:
+    return (
+        f"<element><JB_job_number>{number}</JB_job_number><JB_owner>{user}</JB_owner>"
+        f"<JB_job_name>{name}</JB_job_name><JB_ja_tasks><ulong_sublist>"
+        "<JAT_start_time>1795461501</JAT_start_time></ulong_sublist></JB_ja_tasks><JB_context><context_list>"
+        f"<VA_variable>gw</VA_variable><VA_value>{context}</VA_value></context_list></JB_context></element>\n"
+    )
+
+
+def detailed(*jobs: str) -> Completed:
+    if not jobs:
+        return recorded("qstat-j-unknown.xml")
+    text = (
+        f"<detailed_job_info><djob_info>{''.join(jobs)}</djob_info><messages></messages></detailed_job_info>"
+    )
+    return Completed(0, f"<?xml version='1.0'?>\n{text}\n")
+
+
+def read(first: Completed, second: Completed, *names: str) -> Listing:
+    return sge.read_status([first, second], [Asked(name, "alice") for name in names or (NAME,)], MARK)
+
+
+class TestContract(SchedulerContract):
+    """The contract of all schedulers."""
+
+    scheduler = sge
+    #: qstat(1), in the order in which the letters are looked at.
+    states: Mapping[str, JobState] = {
+        "qw": JobState.QUEUED,
+        "Rq": JobState.QUEUED,
+        "t": JobState.QUEUED,
+        "hqw": JobState.HELD,
+        "hRwq": JobState.HELD,
+        "r": JobState.RUNNING,
+        "hr": JobState.RUNNING,
+        "s": JobState.SUSPENDED,
+        "S": JobState.SUSPENDED,
+        "T": JobState.SUSPENDED,
+        "dr": JobState.STOPPING,
+        "dt": JobState.STOPPING,
+        "dRr": JobState.STOPPING,
+        "z": JobState.COMPLETED,
+        "Eqw": JobState.CANNOT_START,
+        "Ehqw": JobState.CANNOT_START,
+        "?": JobState.UNKNOWN,
+    }
+    submitted = (Completed(0, "4711\n"), JobId("4711"))
+    refused = (
+        Completed(
+            1, "", 'Unable to run job: Job was rejected because job requests unknown queue "x"\nExiting.\n'
+        ),
+        'Job was rejected because job requests unknown queue "x"',
+    )
+    not_cancelled = Completed(1, 'bob - you do not have the necessary privileges to delete the job "43"\n')
+    not_there = Completed(1, 'denied: job "99999" does not exist\n')
+    bad_directives = (
+        "#$ -N other",
+        "#$-N other",
+        "#$ -l h_vmem=1G -t 1-10",
+        "#$ -o elsewhere",
+        "#$ -j n",
+        "#$ -wd /tmp",
+        "#$ -S /bin/tcsh",
+        "#$ -r y",
+        "#$ -clear",
+        "#$ -ac gw=gw1:0:0:x:1",
+        "#$ -h",
+        "#$ -V",
+        "#$ -notify",
+    )
+    good_directives = ("#$ -l h_vmem=4G", "#$ -P project", "#$ -pe mpi 4", "#$ -R y -p -10")
+
+    def listing(self, states: Sequence[str]) -> Sequence[Completed]:
+        numbered = list(enumerate(states, 1))
+        return (
+            detailed(*(detail(number) for number, _ in numbered)),
+            listed(*(row(number, letters) for number, letters in numbered)),
+        )
+
+    def discovered(self) -> Sequence[Completed]:
+        queue = "qname short\nqtype BATCH INTERACTIVE\nslots 4\nprojects NONE\nh_rt 0:10:0\n"
+        host = (
+            "<qhost><host name='cn1'><resourcevalue name='mem_total' dominance='hl'>3.500G</resourcevalue>"
+            "<queue name='short'><queuevalue qname='short' name='slots_used'>1</queuevalue>"
+            "<queuevalue qname='short' name='slots'>4</queuevalue></queue></host></qhost>"
+        )
+        first, second = self.listing(["r"])
+        return Completed(0, queue), Completed(0, host), recorded("qconf-sc.txt"), first, second
+
+
+# --- submit -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("completed", "error"),
+    [
+        (Completed(1, "", f"{REFUSED_CONNECTION}Unable to run job: {NO_SEND}Exiting.\n"), QueueUnreachable),
+        (Completed(1, "", f"Unable to run job: {NO_SEND}Exiting.\n"), SubmitOutcomeUnknown),  # hung for 122 s
+        (
+            Completed(1, "", "Unable to run job: Error reading answer list from qmaster\nExiting.\n"),
+            SubmitOutcomeUnknown,
+        ),
+        (Completed(1, "", "Segmentation fault\n"), SubmitOutcomeUnknown),
+        (Completed(1, "", "Unable to run job: error: no suitable queues\nExiting.\n"), SubmitRefused),
+        (Completed(2, "", 'qsub: invalid option argument "-x"\n'), SubmitRefused),
+    ],
+    ids=["down", "hung", "answer-lost", "crashed", "never", "option"],
+)
+def test_only_a_clear_no_is_a_refusal(completed: Completed, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        sge.read_submit(completed)
+
+
+def test_warnings_before_the_id_do_no_harm() -> None:
+    assert sge.read_submit(Completed(0, "warning: no suitable queues\n4711\n")) == "4711"
+
+
+def test_the_dry_run_refuses_what_can_never_run_and_says_why() -> None:
+    with pytest.raises(SubmitRefused) as caught:
+        sge.read_dry_run(Completed(1, "", NOT_SUITABLE))
+    assert caught.value.public == (
+        'The cluster did not accept the job: Job 30 (-l h_rt=60000) cannot run in queue "short.q" because of '
+        "cluster queue; verification: no suitable queues."
+    )
+    assert sge.read_dry_run(Completed(0, "verification: found suitable queue(s)\n")) == DryRun()
+    assert sge.read_dry_run(Completed(1, "", f"{REFUSED_CONNECTION}Unable to run job: {NO_SEND}")) == DryRun()
+
+
+# --- status -------------------------------------------------------------------------------------------------
+
+
+def test_a_real_listing_is_read_whole() -> None:
+    names = [f"gw-inst22-{letter * 10}" for letter in "abcdef"]
+    jobs = {job.name[-1]: job for job in read(recorded("qstat-j.xml"), recorded("qstat-u.xml"), *names).jobs}
+    assert {letter: job.state for letter, job in jobs.items()} == {
+        "a": JobState.RUNNING,
+        "b": JobState.CANNOT_START,
+        "c": JobState.HELD,
+        "d": JobState.QUEUED,
+        "e": JobState.QUEUED,
+        "f": JobState.SUSPENDED,
+    }
+    assert jobs["a"].host == jobs["f"].host == "sgen1"
+    assert jobs["a"].comment == "gw1:0123456789abcdef:0:sgen1:20001"
+    assert jobs["a"].ends == datetime(2026, 11, 23, 19, 28, 21, tzinfo=UTC)
+    assert jobs["b"].reason == 'can\'t open output file "/no/such/dir/log": No such file or directory'
+    assert jobs["d"].reason == '(-l h_rt=60000) cannot run in queue "short.q" because of cluster queue'
+    assert "offers only hc:mem_free=3.453G" in jobs["e"].reason
+    assert {letter: sge.why(job).partition(".")[0] for letter, job in jobs.items()} == {
+        "a": "",
+        "b": "The cluster cannot write your job's log, so the job cannot start",
+        "c": "Your job is held and does not start by itself",
+        "d": "The queue does not allow what your job asks for, perhaps its walltime",
+        "e": "No node has enough free at the moment for what your job asks for",
+        "f": "The cluster has suspended your job for a while",
+    }
+
+
+def test_a_job_that_a_new_qmaster_has_read_back_is_still_there() -> None:
+    """Its task is an element called ``JATASK:       5.``, which no XML reader takes."""
+    second = listed(row(5, "r", "gw-inst22-aaaaaaaaaa", host="sgen1"))
+    (job,) = read(recorded("qstat-j-restarted.xml"), second, "gw-inst22-aaaaaaaaaa").jobs
+    assert (job.job_id, job.state, job.host) == ("5", JobState.RUNNING, "sgen1")
+    assert job.ends == datetime(2026, 11, 23, 19, 56, 46, tzinfo=UTC)
+
+
+def test_a_listing_by_queues_says_the_same() -> None:
+    """A file ~/.sge_qstat with -f puts the jobs that run below their queues."""
+    names = [f"gw-inst22-{letter * 10}" for letter in "abcdef"]
+    plain = read(recorded("qstat-j.xml"), recorded("qstat-u.xml"), *names)
+    assert set(read(recorded("qstat-j.xml"), recorded("qstat-f.xml"), *names).jobs) == set(plain.jobs)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Completed(1, "", REFUSED_CONNECTION + f"error: {NO_SEND}"),
+        Completed(0, (RECORDINGS / "qstat-j-down.xml").read_text()),
+        Completed(0, (RECORDINGS / "qstat-j-down.xml").read_text(), REFUSED_CONNECTION),
+        Completed(0, listed().stdout, REFUSED_CONNECTION),
+        Completed(0, ""),
+        Completed(0, "<job_info><queue_info>"),
+        Completed(0, "<html></html>"),
+        Completed(0, '<!DOCTYPE x [<!ENTITY a "b">]><job_info>&a;</job_info>'),
+    ],
+    ids=["down", "root", "root-and-complaint", "complaint", "nothing", "cut", "page", "declaration"],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_gone_needs_a_good_listing(answer: Completed, place: int) -> None:
+    answers = [detailed(detail(1)), listed(row(1, "r"))]
+    answers[place] = answer
+    with pytest.raises(QueueUnreachable):
+        sge.read_status(answers, [Asked(NAME, "alice")], MARK)
+
+
+def test_a_job_that_one_of_the_listings_has_is_not_gone() -> None:
+    (ended,) = read(detailed(detail(7)), listed()).jobs
+    assert (ended.job_id, ended.state) == ("7", JobState.UNKNOWN)
+    (new,) = read(detailed(), listed(row(7, "qw"))).jobs
+    assert (new.job_id, new.state) == ("7", JobState.QUEUED)
+    assert read(detailed(), listed()).jobs == ()
+
+
+def test_bad_bytes_in_anybodys_job_hide_nobodys() -> None:
+    forged = row(8, "r", "a%lt;b&gt;\x1b\x01\ufffd", "mallory")
+    first = detailed(detail(7), detail(8, "a%lt;b&gt;\x1b\x01", "mallory"))
+    assert [job.job_id for job in read(first, listed(row(7, "r"), forged)).jobs] == ["7"]
+    (shown,) = read(first, listed(forged), "a<b>\ufffd").jobs
+    assert shown.user == "mallory"
+
+
+def test_somebody_elses_job_of_our_name_is_theirs() -> None:
+    listing = read(detailed(detail(7), detail(8, user="mallory")), listed(row(7, "r")))
+    assert [job.job_id for job in listing.named(NAME, "alice")] == ["7"]
+    assert [job.job_id for job in listing.named(NAME, "mallory")] == ["8"]
+
+
+def test_a_job_that_was_started_again_is_told_by_its_letter() -> None:
+    (job,) = read(detailed(detail(7)), listed(row(7, "Rr"))).jobs
+    assert (job.state, job.restarts) == (JobState.RUNNING, 1)
+
+
+def test_ten_thousand_jobs_are_two_short_commands() -> None:
+    asked = [
+        Asked(f"gw-inst22-{i:05}".translate(str.maketrans("0189", "abcd")) + "aaaaa", f"u{i}")
+        for i in range(10_000)
+    ]
+    commands = [command.words for command in sge.status_commands(asked, MARK)]
+    assert commands == [
+        ("qstat", "-j", "gw-inst22-*", "-xml"),
+        ("qstat", "-u", "*", "-s", "prs", "-xml"),
+    ]
+
+
+def test_a_large_listing_is_read_in_less_time_than_qstat_takes() -> None:
+    """1,000 jobs took qstat 0.23 s; the reader has three times that, for slow machines."""
+    names = [f"gw-inst22-{letter * 10}" for letter in "abcdef"]
+    found = re.search(r"^    <element>$.*?^    </element>$", recorded("qstat-j.xml").stdout, re.M | re.S)
+    assert found
+    many = "".join(found[0].replace("<JB_job_number>24<", f"<JB_job_number>{i}<") for i in range(1, 1001))
+    first = Completed(0, f"<detailed_job_info><djob_info>{many}</djob_info></detailed_job_info>")
+    second = listed(*(row(i, "r", names[0]) for i in range(1, 1001)))
+    began = time.process_time()
+    assert len(read(first, second, *names).jobs) == 1000
+    took = time.process_time() - began
+    print(f"{took:.3f} s for 1,000 jobs")
+    assert took < 0.7
+
+
+# --- cancel -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (0, "alice has registered the job 29 for deletion\n"),
+        (0, "alice has deleted job 8\n"),
+        (0, "job 29 is already in deletion\n"),
+        (1, "job 29 is already in deletion\n"),
+        (1, 'denied: job "29" does not exist\n'),
+    ],
+    ids=range(5),
+)
+def test_a_job_that_goes_or_is_gone_is_cancelled(status: int, said: str) -> None:
+    sge.read_cancel(Completed(status, said))
+
+
+@pytest.mark.parametrize(
+    ("completed", "error"),
+    [
+        (Completed(1, NO_SEND, REFUSED_CONNECTION), QueueUnreachable),
+        (Completed(1, NO_SEND), QueueUnreachable),
+        (Completed(1, 'denied: host "sgen1" is not a submit host\n'), CancelRefused),
+        (Completed(0, ""), QueueUnreachable),
+    ],
+    ids=["down", "hung", "denied", "silent"],
+)
+def test_a_cancel_that_is_not_clear_is_tried_again(completed: Completed, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        sge.read_cancel(completed)
+
+
+# --- the end ------------------------------------------------------------------------------------------------
+
+QSUB_TIME = datetime(2026, 11, 23, 10, 10, 17, tzinfo=UTC)
+
+
+def ending(
+    name: str, submitted: datetime | None = QSUB_TIME, owner: str = "sgeu1"
+) -> tuple[object, ...] | None:
+    asked = Asked(name, owner, JobId("1"), submitted)
+    end = sge.read_accounting(recorded("qacct.txt"), asked)
+    return (end.state, end.exit_status, end.signal) if end else None
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("acc_ok", (JobState.COMPLETED, 0, None)),
+        ("acc_3", (JobState.FAILED, 3, None)),
+        ("acc_127", (JobState.FAILED, 127, None)),
+        ("acc_hrt", (JobState.WALLTIME, None, None)),
+        ("acc_segv", (JobState.FAILED, None, 11)),
+        ("acc_del", (JobState.CANCELLED, None, 9)),
+        ("acc_eqw", (JobState.FAILED, None, None)),
+        ("acc_100", (JobState.FAILED, None, None)),
+        ("acc_99", None),  # it was put back each time: it has not ended
+        ("acc_nobody", None),
+    ],
+)
+def test_how_a_job_ended(name: str, how: tuple[object, ...] | None) -> None:
+    assert ending(name) == how
+
+
+def test_an_id_that_came_again_is_another_job() -> None:
+    assert ending("acc_ok", owner="sgeu2") is None
+    assert ending("acc_ok", QSUB_TIME + timedelta(hours=2)) is None
+    assert ending("acc_ok", QSUB_TIME + timedelta(minutes=5))  # the clocks differ
+    assert ending("acc_ok", None)
+
+
+def test_a_job_ended_early_for_its_memory_did_not_run_out_of_time() -> None:
+    text = recorded("qacct.txt").stdout.replace("-q all.q -l h_rt=5", "-q all.q -l h_rt=600,h_vmem=200M")
+    end = sge.read_accounting(Completed(0, text), Asked("acc_hrt", "sgeu1", JobId("1")))
+    assert end
+    assert end.state is JobState.OUT_OF_MEMORY
+
+
+def test_an_accounting_that_does_not_know_the_job_yet_says_nothing() -> None:
+    job = Asked(NAME, "alice", JobId("4711"))
+    assert sge.read_accounting(Completed(1, "", "error: job id 4711 not found\n"), job) is None
+    with pytest.raises(QueueUnreachable):
+        sge.read_accounting(Completed(1, "", "error: something else\n"), job)
+    assert sge.accounting_lag >= 15
+
+
+# --- discovery ----------------------------------------------------------------------------------------------
+
+
+def test_a_real_cluster_is_discovered() -> None:
+    names = ("qconf-sq.txt", "qhost.xml", "qconf-sc.txt", "qstat-j.xml", "qstat-r.xml")
+    found = sge.read_discovery([recorded(name) for name in names], INSTANCE, MARK)
+    long, short = found.room("long.q"), found.room("short.q")
+    assert long
+    assert short
+    assert (long.max_walltime, short.max_walltime) == (120, 10)
+    assert (short.max_cores, short.cores, short.free_cores, short.nodes, short.free_nodes) == (8, 8, 7, 1, 0)
+    assert (short.waiting, long.waiting) == (1, 1)
+    assert short.free_gpus == {"gpu": 2}
+    assert short.max_memory
+    assert (short.closed, short.accounts) == ("", None)
+    assert {job.name[-1] for job in found.ours or ()} == set("abcdef")
+    assert dict(found.positions) == {"27": 1, "28": 1}
+    assert found.features == ("display_win_gui",)
+    assert found.hidden is False
+
+
+@pytest.mark.parametrize(
+    ("letters", "closed"),
+    [("", ""), ("d", "queue state d"), ("au", "queue state au"), ("E", "queue state E")],
+)
+def test_a_queue_that_is_closed_on_all_nodes_is_closed(letters: str, closed: str) -> None:
+    text = recorded("qhost.xml").stdout.replace("'state_string'></", f"'state_string'>{letters}</")
+    answers = [Completed(124)] * 5
+    answers[0], answers[1] = recorded("qconf-sq.txt"), Completed(0, text)
+    short = sge.read_discovery(answers, INSTANCE, MARK).room("short.q")
+    assert short
+    assert short.closed == closed
+    assert short.free_cores == (0 if closed else 7)
+
+
+# --- the script ---------------------------------------------------------------------------------------------
+
+SITE = """\
+version: 1
+name: labsge
+title: Grid Engine
+scheduler: sge
+login: {hosts: [h], user: svc, key: /k, known_hosts: /h, act_as: sudo}
+partitions: [{name: short.q, title: Short, max_walltime: 10m, max_cores: 4, max_memory: 4G, default: true}]
+applications: [{name: lab, title: Lab, command: [jupyter, lab], requeue: true}]
+"""
+
+
+def directives(header: str = "", **choices: object) -> list[str]:
+    asked = {"walltime": 10, "cores": 1, "memory": 1000, **choices}
+    made = Choices("labsge", "lab", "short.q", **asked)  # type: ignore[arg-type]
+    facts = JobFacts(INSTANCE, "abcdefghia", "0" * 16, "alice", "", "/user/alice/", node_tls=True)
+    script = render_script(parse_site_config(SITE, "x"), made, facts, header=header)
+    return [line.removeprefix("#$ ") for line in script.splitlines() if line.startswith("#$")]
+
+
+def test_the_script_asks_for_what_was_chosen() -> None:
+    plain = directives()
+    assert plain[:3] == ["-clear", f"-N {NAME}", "-q short.q"]
+    assert {"-l h_rt=600", "-l s_rt=580", "-l mem_free=1000M", "-r y", "-w e", "-S /bin/sh"} <= set(plain)
+    assert not any(line.startswith(("-pe", "-P", "-ar", "-l gpu", "-l exclusive")) for line in plain)
+    more = directives(
+        "#$ -l site=1",
+        cores=3,
+        gpus=2,
+        gpu_type="a100",
+        account="proj",
+        reservation="17",
+        constraint="avx",
+        exclusive=True,
+    )
+    wanted = ["-pe smp 3", "-l a100=2", "-P proj", "-ar 17", "-l avx=true", "-l exclusive=true", "-l site=1"]
+    assert set(wanted) <= set(more)
+    assert "-l mem_free=334M" in more  # Grid Engine counts it for each slot
+
+
+def test_a_walltime_too_short_for_a_warning_has_none() -> None:
+    assert not any("s_rt" in line for line in directives(walltime=2))
