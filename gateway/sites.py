@@ -5,7 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from gateway.errors import ConfigError
-from gateway.siteconfig import SiteConfig, parse_site_config
+from gateway.siteconfig import SiteConfig
+from gateway.sitemerge import Source, merge
 
 log = logging.getLogger(__name__)
 
@@ -14,10 +15,19 @@ MAX_SIZE = 256 * 1024
 
 
 def load_site(path: Path) -> SiteConfig:
-    """Return the site config in a file.
+    """Return the site config in a file, without what is said elsewhere.
 
     Raises:
         ConfigError: One line for each fault, ``file:line: where: what``.
+    """
+    return merge(read_source(path))
+
+
+def read_source(path: Path) -> Source:
+    """Return the text of a file, and its name.
+
+    Raises:
+        ConfigError: It cannot be read, is too large or not UTF-8.
     """
     try:
         if path.stat().st_size > MAX_SIZE:
@@ -28,7 +38,7 @@ def load_site(path: Path) -> SiteConfig:
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: not UTF-8") from None
-    return parse_site_config(text, str(path))
+    return text, str(path)
 
 
 def read_sites(directory: Path) -> tuple[dict[str, tuple[SiteConfig, Path]], list[str]]:

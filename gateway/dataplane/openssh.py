@@ -7,6 +7,7 @@ can use it, so a restarted hub finds everything again. The directory holds:
 - ``pid``, written once the master is usable;
 - ``log``, what ssh said since it was started;
 - ``made-with``, the settings that it was started with;
+- ``jump``, the control socket of the connection to the jump host, if there is one, and ``jump.log``;
 - ``ID.G.sock``, the socket of one forward, and ``ID.G.to``, the "host port" it leads to.
 """
 
@@ -16,6 +17,7 @@ import asyncio
 import logging
 import os
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,11 +36,13 @@ from gateway.errors import (
     LoginNodeUnreachable,
 )
 from gateway.model import Completed
+from gateway.siteconfig import Jump
 
 _SOCKET = re.compile(r"([a-z2-7]{10})\.(\d{1,5})\.sock", re.ASCII)
 _CHANGED_KEY = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key .* has changed", re.IGNORECASE)
 _UNKNOWN_KEY = re.compile(r"host key is known for|Host key verification failed|authenticity of host")
 _REFUSED = re.compile(r"Permission denied \(|Too many authentication failures")
+_NOT_FORWARDED = re.compile(r"administratively prohibited")
 _BROKEN_SETUP = re.compile(r"Bad configuration option|Bad SSH2|command-line: line|No user exists for uid")
 
 #: Set by the gateway and not by the machine's ssh_config, which is not read.
@@ -97,6 +101,8 @@ class Master:
         self._control = self.directory / "ctl"
         self._pid_file = self.directory / "pid"
         self._log_file = self.directory / "log"
+        self._jump = self.directory / "jump"
+        self._jump_log = self.directory / "jump.log"
         self._made_with = self.directory / "made-with"
         self._silences = 0
         self._silent_since = 0.0
@@ -193,10 +199,18 @@ class Master:
         except OSError as error:
             raise DataPlaneError(f"{self.directory}: {error}") from error
         if status != 0:
-            raise _translated(self._log_file.read_text("utf-8", "replace"), host, self._settings)
+            raise self._refusal(host)
         if await self.pulse() is not Pulse.ALIVE:
             raise LoginNodeUnreachable(f"{host}: the connection broke as soon as it was made")
         log.info("[%s] master %d is connected to %s", self._settings.cluster, self.index, host)
+
+    def _refusal(self, host: str) -> GatewayError:
+        """Return why ssh did not connect. If it does not know, the one to the jump host may."""
+        settings, hop, said = self._settings, self._settings.jump, _said(self._log_file)
+        known = any(words.search(said) for words in (_CHANGED_KEY, _UNKNOWN_KEY, _REFUSED, _BROKEN_SETUP))
+        if hop and not known and (there := _said(self._jump_log)):
+            return _translated(f"on the way to {host}: {there}", hop.host, hop, settings.program)
+        return _translated(said, host, settings, settings.program)
 
     async def add(self, forward: Forward) -> Path:
         """Make a forward and return its socket. It says nothing of whether anybody listens at its end.
@@ -295,37 +309,61 @@ class Master:
         A request then waits 10 to 40 ms (measured with OpenSSH 9.2). A command that the key is bound to does
         as well.
         """
-        try:
-            answer = await self._command("-o", "ProxyCommand=false", after=("true",))
-        except TimeoutError:
-            answer = Completed(124)
-        if answer.status in (124, 255):
-            log.warning(
-                "[%s] the tunnel's user cannot open a session: the tunnel will be slow: %s",
-                self._settings.cluster,
-                answer.stderr.strip() or "no answer",
-            )
+        controls = {"the tunnel's user": self._control}
+        if hop := self._settings.jump:
+            controls[f"{hop.user} on the jump host {hop.host}"] = self._jump
+        for who, control in controls.items():
+            try:
+                answer = await self._command("-o", "ProxyCommand=false", after=("true",), control=control)
+            except TimeoutError:
+                answer = Completed(124)
+            if answer.status in (124, 255):
+                log.warning(
+                    "[%s] %s cannot open a session: the tunnel will be slow: %s",
+                    self._settings.cluster,
+                    who,
+                    answer.stderr.strip() or "no answer",
+                )
 
     def _connect(self, host: str) -> list[str]:
-        settings = self._settings
+        proxy = (
+            ("-o", f"ProxyCommand={shlex.join(self._by_way_of(hop))}") if (hop := self._settings.jump) else ()
+        )
+        control = ("-M", "-S", str(self._control), "-E", str(self._log_file))
+        return [*self._ssh(self._settings, "-f", "-N", *control), *proxy, "--", host]
+
+    def _by_way_of(self, hop: Jump) -> list[str]:
+        """Return the ssh that carries the master's connection: ssh replaces %h and %p, a shell runs it.
+
+        It takes commands on a socket of its own, so that a session can be opened on it too. It ends with the
+        master.
+        """
+        control = ("-M", "-S", str(self._jump), "-E", str(self._jump_log), "-o", "LogLevel=INFO")
+        return [*self._ssh(hop, *control), "-W", "[%h]:%p", "--", hop.host]
+
+    def _ssh(self, way: TunnelSettings | Jump, *control: str) -> list[str]:
+        """Return the words for one connection: those given, then the port, the account, its key.
+
+        ssh takes an option's first value, and whoever looks for a master finds its socket in the first words.
+        """
         options = (
             *_OPTIONS,
-            f"ConnectTimeout={max(1, round(settings.timeout))}",
-            f"UserKnownHostsFile={settings.known_hosts}",
+            f"ConnectTimeout={max(1, round(self._settings.timeout))}",
+            f"UserKnownHostsFile={way.known_hosts}",
         )
-        words = [settings.program, "-F", "/dev/null", "-f", "-N", "-M", "-S", str(self._control)]
-        words += ["-E", str(self._log_file), "-i", str(settings.key)]
+        words = [self._settings.program, *control, "-F", "/dev/null", "-i", str(way.key)]
         words += [word for option in options for word in ("-o", option)]
-        return [*words, "-p", str(settings.port), "-l", settings.user, "--", host]
+        return [*words, "-p", str(way.port), "-l", way.user]
 
     async def _command(
         self,
         *words: str,
         after: tuple[str, ...] = (),
         timeout: float | None = None,  # noqa: ASYNC109  (what it started is killed)
+        control: Path | None = None,
     ) -> Completed:
         """Say something to the master over its control socket; ssh wants a host's name, and ignores it."""
-        command = [self._settings.program, "-F", "/dev/null", "-S", str(self._control), *words]
+        command = [self._settings.program, "-F", "/dev/null", "-S", str(control or self._control), *words]
         return await _run([*command, "--", "login", *after], timeout or self._settings.timeout)
 
 
@@ -333,9 +371,13 @@ def _specification(path: Path, forward: Forward) -> str:
     return f"{path}:{forward.host}:{forward.port}"
 
 
-def _translated(said: str, host: str, settings: TunnelSettings) -> GatewayError:
+def _said(log_file: Path) -> str:
+    return log_file.read_text("utf-8", "replace") if log_file.exists() else ""
+
+
+def _translated(said: str, host: str, way: TunnelSettings | Jump, program: str) -> GatewayError:
     """Return the error for what ssh said when it did not connect (the words of OpenSSH 7.4 to 10)."""
-    known_hosts, port = settings.known_hosts, settings.port
+    known_hosts, port = way.known_hosts, way.port
     name = host if port == 22 else f"[{host}]:{port}"
     add = f"ssh-keyscan -p {port} {host} >> {known_hosts}"
     if _CHANGED_KEY.search(said):
@@ -352,9 +394,11 @@ def _translated(said: str, host: str, settings: TunnelSettings) -> GatewayError:
         )
     words = " / ".join(said.split("\n")).strip(" /")[-500:] or "ssh gave no reason"
     if _REFUSED.search(said):
-        return LoginNodeRefused(f"{name} does not let {settings.user} in with {settings.key}: {words}")
+        return LoginNodeRefused(f"{name} does not let {way.user} in with {way.key}: {words}")
+    if _NOT_FORWARDED.search(said):
+        return LoginNodeRefused(f"{name} does not lead {way.user} on to the login node: {words}")
     if _BROKEN_SETUP.search(said):
-        return DataPlaneError(f"{settings.program}: {words}")
+        return DataPlaneError(f"{program}: {words}")
     return LoginNodeUnreachable(f"{name}: {words}")
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from gateway.address import Address
 from gateway.errors import ConfigError
 from gateway.model import SERVER_ID
-from gateway.siteconfig import HOST
+from gateway.siteconfig import HOST, Jump
 
 #: The longest path of a unix socket, in bytes: unix(7), sun_path less its NUL.
 SOCKET_PATH_MAX = 107
@@ -104,6 +104,7 @@ class TunnelSettings:
         timeout: Seconds that connecting, or one command to a master, may take.
         retry: Seconds from a failure to the next try: after the first one, and at most.
         group: The group that may connect to the forwards: HAProxy's, where it is not the gateway's own.
+        jump: The host through which the login nodes are reached, with its key and known hosts.
     """
 
     cluster: str
@@ -118,11 +119,14 @@ class TunnelSettings:
     timeout: float = 10.0
     retry: tuple[float, float] = (1.0, 60.0)
     group: int | None = None
+    jump: Jump | None = None
 
     @property
     def destination(self) -> str:
         """Where it leads and as whom, in words: a master that was made with others is of no use."""
-        return f"{','.join(self.hosts)} {self.port} {self.user} {self.key} {self.known_hosts}"
+        words = f"{','.join(self.hosts)} {self.port} {self.user} {self.key} {self.known_hosts}"
+        hop = self.jump
+        return f"{words} by {hop.host} {hop.port} {hop.user} {hop.key} {hop.known_hosts}" if hop else words
 
     def check(self) -> None:
         """Refuse what cannot work.
@@ -137,11 +141,21 @@ class TunnelSettings:
                 f"{self.directory}: {too_long} bytes too long: the path of a socket in it would not fit into "
                 f"{SOCKET_PATH_MAX} bytes. Choose a shorter run_dir, such as /run/gateway"
             )
-        for path in (self.directory, self.key, self.known_hosts):
+        hop = self.jump
+        for path in (
+            self.directory,
+            self.key,
+            self.known_hosts,
+            *((hop.key, hop.known_hosts) if hop else ()),
+        ):
             if not _PLAIN_PATH.fullmatch(str(path)):
                 raise ConfigError(f"{path}: must be absolute and of letters, digits and _ . / @ + - only")
         if not self.hosts or not all(re.fullmatch(HOST, host, re.ASCII) for host in self.hosts):
             raise ConfigError(f"{self.cluster}: tunnel hosts {self.hosts!r}: not the names of login nodes")
+        if hop and not (re.fullmatch(HOST, hop.host, re.ASCII) and _PLAIN_USER.fullmatch(hop.user)):
+            raise ConfigError(
+                f"{self.cluster}: tunnel: jump: host {hop.host!r} or user {hop.user!r} is wrong"
+            )
         if not (_PLAIN_USER.fullmatch(self.user) and 1 <= self.port <= 65535 and self.count >= 1):
             raise ConfigError(
                 f"{self.cluster}: tunnel: user {self.user!r}, port {self.port} or count is wrong"

@@ -91,6 +91,7 @@ class LoginNode:
         *,
         stdin: bytes = b"",
         timeout: float,  # noqa: ASYNC109  (the remote side's limit)
+        output: int | None = None,
     ) -> Completed:
         """Run a command on the login node: see ``Runner.run``."""
         if self._closing.is_set():
@@ -98,7 +99,7 @@ class LoginNode:
         nonce = secrets.token_hex(16)
         limit = max(1, math.ceil(timeout))
         sent = self._sent(command, stdin=stdin, limit=limit, nonce=nonce)
-        call = _Call(sent, remote.Answer(nonce, self._limits.output), limit + self._limits.grace)
+        call = _Call(sent, remote.Answer(nonce, output or self._limits.output), limit + self._limits.grace)
         try:
             # Cancelling the future of a call that runs does not end its thread: cancel() does.
             return await asyncio.wrap_future(self._threads.submit(self._perform, call, time.monotonic()))

@@ -9,10 +9,7 @@ from enum import StrEnum
 import paramiko
 
 from gateway.siteconfig import Login
-from gateway.ssh.transport import Limits, connect
-
-#: RFC 4254, 5.1: SSH_OPEN_ADMINISTRATIVELY_PROHIBITED.
-_PROHIBITED = 1
+from gateway.ssh.transport import PROHIBITED, Limits, connect
 
 Target = tuple[str, int]
 
@@ -56,7 +53,7 @@ def _try(transport: paramiko.Transport, target: Target, limits: Limits) -> Outco
     try:
         transport.open_channel("direct-tcpip", target, ("127.0.0.1", 0), timeout=limits.connect).close()
     except paramiko.ChannelException as error:
-        return Outcome.PROHIBITED if error.code == _PROHIBITED else Outcome.NOT_CONNECTED
+        return Outcome.PROHIBITED if error.code == PROHIBITED else Outcome.NOT_CONNECTED
     except paramiko.SSHException:
         return Outcome.NOT_CONNECTED  # no answer in time: packets get lost behind the login node
     return Outcome.OPEN

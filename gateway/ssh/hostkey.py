@@ -9,6 +9,7 @@ from pathlib import Path
 import paramiko
 
 from gateway.errors import HostKeyRefused, LoginNodeUnreachable
+from gateway.siteconfig import Jump
 from gateway.ssh.known_hosts import HostKey, KnownHosts, address
 from gateway.ssh.transport import Limits, handshake
 
@@ -30,7 +31,9 @@ class Shown:
     trust: Trust
 
 
-def shown_key(host: str, port: int, known_hosts: Path, limits: Limits | None = None) -> Shown:
+def shown_key(
+    host: str, port: int, known_hosts: Path, limits: Limits | None = None, hop: Jump | None = None
+) -> Shown:
     """Ask a host for its key, one of a type that is known if there is one, and compare. Blocking.
 
     Args:
@@ -38,14 +41,16 @@ def shown_key(host: str, port: int, known_hosts: Path, limits: Limits | None = N
         port: sshd's.
         known_hosts: The file; one that is not there knows nothing.
         limits: How long each step may take.
+        hop: The jump host before it, if there is one.
 
     Raises:
         LoginNodeUnreachable: The host does not answer as an SSH server does.
-        HostKeyRefused: The file cannot be read.
+        HostKeyRefused: The file cannot be read, or the jump host's key is not known.
+        LoginNodeRefused: The jump host does not let the gateway in, or on.
     """
     known, name = _known(known_hosts), address(host, port)
     try:
-        transport = handshake(host, port, known.types(name), limits or Limits())
+        transport = handshake(host, port, known.types(name), limits or Limits(), hop)
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise LoginNodeUnreachable(f"{name}: {error or type(error).__name__}") from error
     try:

@@ -97,13 +97,15 @@ class LocalNode:
         *,
         stdin: bytes = b"",
         timeout: float,  # noqa: ASYNC109  (the program's own limit)
+        output: int | None = None,
     ) -> Completed:
         """Run a command on this host: see ``Runner.run``."""
         if self._closed:
             raise LoginNodeUnreachable(f"{self!r}")
         nonce, limit = secrets.token_hex(16), max(1, math.ceil(timeout))
         program = remote.program(command, stdin=stdin, limit=limit, nonce=nonce)
-        run = asyncio.create_task(self._run(program, remote.Answer(nonce, self._output), limit + self._grace))
+        answer = remote.Answer(nonce, output or self._output)
+        run = asyncio.create_task(self._run(program, answer, limit + self._grace))
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
         try:

@@ -37,6 +37,7 @@ class Runner(Protocol):
         *,
         stdin: bytes = b"",
         timeout: float,  # noqa: ASYNC109  (the remote side's limit)
+        output: int | None = None,
     ) -> Completed:
         """Run a command and return what it did.
 
@@ -44,6 +45,7 @@ class Runner(Protocol):
             command: Words, of which the first is a program's absolute path or is found in /usr/bin or /bin.
             stdin: The command's standard input: any bytes but NUL.
             timeout: Seconds that the command may take; then it is ended and the status is 124.
+            output: Bytes of output beyond which the answer is refused; None for what is usual.
 
         Raises:
             AnswerLost: The command may have run; what it did is not known.
@@ -92,6 +94,7 @@ class Replay:
         *,
         stdin: bytes = b"",
         timeout: float,  # noqa: ASYNC109  (the remote side's limit)
+        output: int | None = None,
     ) -> Completed:
         """Return or raise the next recorded answer."""
         self.calls.append(Call(command, stdin, timeout))

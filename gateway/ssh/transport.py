@@ -10,17 +10,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import paramiko
 
 from gateway.errors import GatewayError, HostKeyRefused, LoginNodeRefused, LoginNodeUnreachable
-from gateway.siteconfig import Login
+from gateway.siteconfig import Jump, Login
 from gateway.ssh.authority import UserCertificate
 from gateway.ssh.known_hosts import HostKey, KnownHosts, address
 
 _log = logging.getLogger(__name__)
 _BANNER_TRIES = 4
+#: RFC 4254, 5.1: SSH_OPEN_ADMINISTRATIVELY_PROHIBITED.
+PROHIBITED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,25 +134,34 @@ def connect(
     failures = []
     for host in login.hosts:
         try:
-            return _patiently(login, identity, host, key, known, limits, closing)
+            place = _Place(host, login.port, known, login.hop)
+            return _patiently(place, identity, key, limits, closing)
         except LoginNodeUnreachable as error:
             failures.append(str(error))
     raise LoginNodeUnreachable("; ".join(failures))
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A host, the keys that are known, and the jump host before it."""
+
+    host: str
+    port: int
+    known: KnownHosts
+    hop: Jump | None = None
+
+    @property
+    def name(self) -> str:
+        return address(self.host, self.port)
+
+
 def _patiently(
-    login: Login,
-    identity: Identity,
-    host: str,
-    key: paramiko.PKey,
-    known: KnownHosts,
-    limits: Limits,
-    closing: threading.Event,
+    place: _Place, identity: Identity, key: paramiko.PKey, limits: Limits, closing: threading.Event
 ) -> paramiko.Transport:
     """Connect to one host, again if it drops the connection before its banner (sshd's MaxStartups)."""
     for attempt in range(_BANNER_TRIES):
         try:
-            return _open(login, identity, host, key, known, limits)
+            return _open(place, identity, key, limits)
         except _NoBanner as error:
             failure = error
         if closing.wait(random.uniform(0.2, 0.6) * 2**attempt):  # noqa: S311  (jitter, no secret)
@@ -162,16 +173,14 @@ class _NoBanner(GatewayError):
     """The host took the connection and dropped it before it said anything."""
 
 
-def _open(
-    login: Login, identity: Identity, host: str, key: paramiko.PKey, known: KnownHosts, limits: Limits
-) -> paramiko.Transport:
-    name = address(host, login.port)
-    where = f"{identity.user}@{name}"
+def _open(place: _Place, identity: Identity, key: paramiko.PKey, limits: Limits) -> paramiko.Transport:
+    where = f"{identity.user}@{place.name}"
     transport = None
     try:
-        transport = handshake(host, login.port, known.types(name), limits)
+        types = place.known.types(place.name)
+        transport = handshake(place.host, place.port, types, limits, place.hop)
         shown = transport.get_remote_server_key()
-        known.check(name, HostKey(shown.get_name(), shown.get_base64()))
+        place.known.check(place.name, HostKey(shown.get_name(), shown.get_base64()))
         if transport.auth_publickey(identity.user, key):
             raise LoginNodeRefused(f"{where}: the key was accepted, but the host asks for more than a key")
         transport.set_keepalive(limits.keepalive)
@@ -183,7 +192,9 @@ def _open(
     return transport
 
 
-def handshake(host: str, port: int, types: tuple[str, ...], limits: Limits) -> paramiko.Transport:
+def handshake(
+    host: str, port: int, types: tuple[str, ...], limits: Limits, hop: Jump | None = None
+) -> paramiko.Transport:
     """Return a connection on which keys have been exchanged: nobody is logged in, the host key not checked.
 
     Args:
@@ -191,11 +202,14 @@ def handshake(host: str, port: int, types: tuple[str, ...], limits: Limits) -> p
         port: sshd's.
         types: The types of host key to ask for first.
         limits: How long each step may take.
+        hop: The jump host before it, if there is one, with its key and known hosts.
 
     Raises:
         SSHException, OSError, EOFError: There is none.
+        HostKeyRefused, LoginNodeRefused, LoginNodeUnreachable: The jump host does not lead there.
     """
-    transport = paramiko.Transport(_socket(host, port, limits))
+    way: Any = _through(hop, host, port, limits) if hop else _socket(host, port, limits)
+    transport = paramiko.Transport(way)
     try:
         transport.banner_timeout = transport.handshake_timeout = limits.connect
         transport.auth_timeout = limits.connect
@@ -224,6 +238,77 @@ def _socket(host: str, port: int, limits: Limits) -> socket.socket:
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.stall * 1000))
     return connected
+
+
+class _Through:
+    """A connection by way of another host: all that paramiko asks of a socket. Closing it leaves that host.
+
+    Args:
+        channel: To the host behind.
+        jump: The connection that carries it.
+    """
+
+    def __init__(self, channel: paramiko.Channel, jump: paramiko.Transport) -> None:
+        self._jump = jump
+        self.recv, self.send, self.settimeout = channel.recv, channel.send, channel.settimeout
+        self.getpeername = jump.getpeername
+
+    @property
+    def _closed(self) -> bool:
+        return not self._jump.is_active()
+
+    def close(self) -> None:
+        self._jump.close()
+
+
+def _through(hop: Jump, host: str, port: int, limits: Limits) -> _Through:
+    """Return a connection to a host from a jump host, whose own key is checked first.
+
+    Raises:
+        HostKeyRefused, LoginNodeRefused, LoginNodeUnreachable: It does not let the gateway in, or on.
+    """
+    assert hop.key is not None  # noqa: S101  Login.hop
+    assert hop.known_hosts is not None  # noqa: S101
+    identity = KeyFile(hop.user, hop.key)
+    place = _Place(hop.host, hop.port, _known_hosts(hop.known_hosts))
+    jump = _open(place, identity, identity.key(), limits)
+    try:
+        _open_session(jump, limits)
+        channel = jump.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=limits.connect)
+    except BaseException as error:
+        jump.close()
+        raise _not_on(error, f"{hop.user}@{place.name}", address(host, port)) from error
+    return _Through(channel, jump)
+
+
+def _open_session(jump: paramiko.Transport, limits: Limits) -> None:
+    """Run ``true`` on a jump host: without a session sshd leaves Nagle's algorithm on.
+
+    Every command behind it then takes 40 ms more (measured with OpenSSH 9.2). An account that may do nothing
+    but forward is refused it, and is slower.
+    """
+    try:
+        session = jump.open_session(timeout=limits.connect)
+        try:
+            session.settimeout(limits.connect)
+            session.exec_command("true")
+            session.recv(1)
+        finally:
+            session.close()
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        _log.info("no session on the jump host %s: %s", jump.getpeername(), error)
+
+
+def _not_on(error: BaseException, jump: str, target: str) -> BaseException:
+    """Return the error for a jump host that was reached and does not lead on."""
+    if isinstance(error, paramiko.ChannelException) and error.code == PROHIBITED:
+        return LoginNodeRefused(
+            f"{jump} does not forward to {target}: on the jump host, AllowTcpForwarding in sshd_config and "
+            "permitopen in authorized_keys have to let it"
+        )
+    if isinstance(error, (paramiko.SSHException, OSError, EOFError)):
+        return LoginNodeUnreachable(f"{jump} gets no connection to {target}: {error or type(error).__name__}")
+    return error
 
 
 def _prefer(transport: paramiko.Transport, types: tuple[str, ...]) -> None:

@@ -84,6 +84,13 @@ class Sshd:
             self._process.wait(10)
             self._process = None
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open: each has a process."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return len(children.read_text().split())
+
     def settings(self, count: int = 1) -> TunnelSettings:
         """Return the settings of a tunnel through it."""
         return TunnelSettings(

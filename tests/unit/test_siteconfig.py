@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ConfigError
-from gateway.siteconfig import SiteConfig, parse_memory, parse_site_config, parse_walltime
+from gateway.siteconfig import SiteConfig, parse_drop_in, parse_memory, parse_site_config, parse_walltime
+from gateway.siteconfig.pattern import pattern_fault
 from gateway.sites import load_site, load_sites
 
 GOOD = """\
@@ -43,7 +44,7 @@ def test_a_good_one_is_read() -> None:
     site = parse_site_config(GOOD, "site.yaml")
     short, long = site.partitions
     assert (short.max_walltime, short.max_memory, short.gpus) == (240, 128 * 1024, {"a100": 4})
-    assert (long.max_walltime, long.max_cores) == (7 * 24 * 60, 1)
+    assert (long.max_walltime, long.max_cores) == (7 * 24 * 60, None)
     assert site.tunnel.ports == (20000, 29999)
     assert site.partition("nosuch") is None
 
@@ -62,7 +63,13 @@ def test_a_good_one_is_read() -> None:
         ("title: Cascade", "title: Cascade\ntitle: Again", 4, "", "title is there twice"),
         ("title: Cascade", "title: &x Cascade\nname: *x", 4, "", "aliases are not allowed"),
         ("title: Cascade", "title: ]", 3, "", "expected"),
-        ("title: Cascade", "title: !!python/object:os.system x", 3, "", "constructor"),
+        ("title: Cascade", "title: !!python/object:os.system x", 3, "", "tags are not allowed"),
+        ("title: Cascade", "title: !foo x", 3, "", "tags are not allowed"),
+        ("title: Cascade", "title: !!str x", 3, "", "tags are not allowed"),
+        ("title: Cascade", "? [a]\n: b", 3, "", "a key is one word"),
+        ("title: Cascade", f"title: {'[' * 60_000}", 3, "", "this lies too deep"),
+        ("title: Cascade", "title: Cascade\n<<: {name: x}", 4, "<<", "there is no such key"),
+        ("title: Cascade", "title: Cascade\n~: x", 4, "", "a key is one word"),
         ("[login1.example.org]", "['-oProxyCommand=x']", 6, "login.hosts[0]", "not allowed"),
         ("/bin/bash -l", "/bin/tcsh", 20, "applications[0].shell", "not allowed"),
     ],
@@ -125,7 +132,7 @@ def test_a_login_is_over_ssh_or_local_and_not_half_of_both(old: str, new: str, l
     ("tunnel", "what"),
     [
         ("drect", "tunnel.kind: Input should be 'ssh' or 'direct'"),
-        ("[direct]", "tunnel: Input should be a valid dictionary"),
+        ("[direct]", "tunnel: write keys and values here"),
         ("{kind: direct, hosts: [login1]}", "tunnel.hosts: tunnel: direct takes no hosts"),
         ("{kind: direct, key: /etc/gateway/key}", "tunnel.key: tunnel: direct takes no key"),
         ("{kind: direct, masters: 1}", "tunnel.masters: tunnel: direct takes no masters"),
@@ -151,6 +158,133 @@ def test_a_hub_on_a_submit_host_has_a_direct_tunnel_or_says_where_it_leads() -> 
     says = "site.yaml:9: tunnel: transport: local needs key, known_hosts here, or tunnel: direct"
     assert str(caught.value) == says
     with pytest.raises(ConfigError, match="needs hosts, user, key, known_hosts here, or tunnel: direct"):
+        parse_site_config(local, "site.yaml")
+
+
+def test_words_that_look_like_numbers_are_what_the_key_says() -> None:
+    text = GOOD.replace("4h", "12:30:00").replace("name: long", "name: 012")
+    site = parse_site_config(f"{text}form: {{fix: {{cores: 4, exclusive: true}}}}\n", "site.yaml")
+    assert site.partitions[0].max_walltime == 750
+    assert site.partitions[1].name == "012"
+    assert site.form.fix == {"cores": "4", "exclusive": "true"}
+
+
+FORM = """\
+form:
+  fields:
+    - {name: project, label: Project, required: true}
+    - {name: size, label: Size, kind: choice, choices: {s: Small, l: Large}, default: s}
+    - {name: copies, label: Copies, kind: number, minimum: 1, maximum: 9}
+  hide: [qos]
+  rename: {partition: Queue}
+  fix: {account: physics}
+  help: {project: Ask your group}
+  presets:
+    - {name: small, title: Small, values: {cores: 2, walltime: 1h}}
+  rules:
+    - {field: gpus, unless: {partition: [short]}, at_most: 0, message: GPUs are on short}
+    - {field: size, when: {exclusive: ["true"]}, one_of: [l], message: Whole nodes are large}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "where", "what"),
+    [
+        ("name: project", "name: cores", 3, "form.fields[0].name", "a field of the gateway's own"),
+        ("name: project", "name: cluster", 3, "form.fields[0].name", "a field of the gateway's own"),
+        ("name: size", "name: project", 4, "form.fields[1].name", "project is there twice"),
+        ("choices: {s: Small, l: Large}, ", "", 4, "form.fields[1].choices", "a choice needs choices"),
+        ("default: s", "default: m", 4, "form.fields[1].default", "'m' is not one of its choices: s, l"),
+        ("kind: choice", "kind: text", 4, "form.fields[1].choices", "only a field of kind: choice"),
+        ("minimum: 1", "minimum: 10", 5, "form.fields[2].minimum", "larger than maximum"),
+        ("maximum: 9", "pattern: x", 5, "form.fields[2].pattern", "only a field of kind: text"),
+        ("maximum: 9", "default: 0", 5, "form.fields[2].default", "less than 1"),
+        ("label: Project", "label: Project, pattern: (a+)+", 3, "form.fields[0].pattern", "only follow"),
+        ("hide: [qos]", "hide: [quos]", 6, "form.hide[0]", "the form has no field quos: it has account"),
+        ("hide: [qos]", "hide: [project]", 6, "form.hide[0]", "must be filled in, but is hidden"),
+        ("{partition: Queue}", "{queue: Queue}", 7, "form.rename.queue", "no field queue"),
+        ("{account: physics}", "{walltime: soon}", 8, "form.fix.walltime", "write a walltime"),
+        ("{account: physics}", "{partition: nosuch}", 8, "form.fix.partition", "there is short, long"),
+        ("{account: physics}", "{exclusive: 'yes'}", 8, "form.fix.exclusive", "write true"),
+        ("cores: 2", "cores: few", 11, "form.presets[0].values.cores", "a whole number"),
+        ("cores: 2", "copies: 10", 11, "form.presets[0].values.copies", "more than 9"),
+        ("field: gpus", "field: gpu", 13, "form.rules[0].field", "no field gpu:"),
+        ("at_most: 0, ", "", 13, "form.rules[0]", "needs at_least, at_most or one_of"),
+        ("at_most: 0", "at_most: none", 13, "form.rules[0].at_most", "a whole number"),
+        ("partition: [short]", "partition: [shrt]", 13, "form.rules[0].unless.partition[0]", "no partition"),
+        ("field: gpus", "field: account", 13, "form.rules[0].at_most", "account has no order"),
+        ("one_of: [l]", "one_of: [xl]", 14, "form.rules[1].one_of[0]", "not one of its choices"),
+    ],
+)
+def test_the_form_speaks_of_fields_that_are_there_and_of_values_that_they_can_have(
+    old: str, new: str, line: int, where: str, what: str
+) -> None:
+    parse_site_config(GOOD + FORM, "site.yaml")
+    assert FORM.count(old) == 1
+    with pytest.raises(ConfigError) as caught:
+        parse_site_config(GOOD + FORM.replace(old, new), "site.yaml")
+    first = str(caught.value).splitlines()[0]
+    assert first.startswith(f"site.yaml:{line + len(GOOD.splitlines())}: {where}: ")
+    assert what in first
+
+
+def test_a_hidden_field_may_be_required_if_it_is_fixed() -> None:
+    text = FORM.replace("[qos]", "[project]").replace("account: physics", "project: p1")
+    assert parse_site_config(GOOD + text, "site.yaml").form.fix == {"project": "p1"}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "p[0-9]{4}", r"^[A-Za-z]\w*(?:\.x|-y)?$", r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", r"[^\]a-]+\$"],
+)
+def test_patterns_that_are_quick_everywhere(pattern: str) -> None:
+    assert pattern_fault(pattern) == ""
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("(a+)+", "(a|a){9}", "a**", "a*?", "*a", "(?=a)", r"(a)\1", r"\s", "a{2", "(", "[z-a]", "a|*"),
+        *("a*a*a*", "a?" * 17, "(a|a)" * 17, "x{1,200}" * 3, r"\Z", "(?i)a", "a^b", "a$b"),
+    ],
+)
+def test_patterns_that_could_be_slow_or_differ_in_a_browser_are_refused(pattern: str) -> None:
+    assert pattern_fault(pattern)
+
+
+def test_a_drop_in_says_nothing_of_how_the_cluster_is_reached() -> None:
+    text = "version: 1\nlogin:\n  hosts: [evil]\naccounts: [a]\nscheduler: local\n"
+    with pytest.raises(ConfigError) as caught:
+        parse_drop_in(text, "site.d/a.yaml")
+    own = "this belongs into the gateway's own site config; a drop-in cannot change it"
+    assert str(caught.value) == f"site.d/a.yaml:2: login: {own}\nsite.d/a.yaml:5: scheduler: {own}"
+    with pytest.raises(ConfigError, match=r"a\.yaml:1: version: Field required"):
+        parse_drop_in("accounts: [a]", "a.yaml")
+    assert parse_drop_in("version: 1\naccounts: [a]", "a.yaml").accounts == ("a",)
+
+
+def test_a_file_cannot_make_a_fault_look_like_two() -> None:
+    for text in ('"a\\ngood.yaml:1: fine\\e[2J": x', '"a\\nb": x\n"a\\nb": y', f"{'x' * 9000}: y"):
+        with pytest.raises(ConfigError) as caught:
+            parse_drop_in(f"version: 1\n{text}\n", "a.yaml")
+        (line,) = str(caught.value).splitlines()
+        assert line.startswith("a.yaml:")
+        assert line.isprintable()
+        assert len(line) < 500
+
+
+JUMP = "  jump: {host: gate.example.org, user: hop}\n"
+
+
+def test_a_jump_host_is_for_ssh_only() -> None:
+    text = GOOD.replace("partitions:", f"{JUMP}partitions:", 1)
+    jump = parse_site_config(text, "site.yaml").login.jump
+    assert jump is not None
+    assert (jump.host, jump.port, jump.user, jump.key) == ("gate.example.org", 22, "hop", None)
+    direct = f"tunnel:\n  kind: direct\n{JUMP}partitions:"
+    assert "tunnel.jump: tunnel: direct takes no jump" in fault("partitions:", direct)
+    local = GOOD.replace(SSH, f"  transport: local\n  user: gateway\n{JUMP}") + "tunnel: direct\n"
+    with pytest.raises(ConfigError, match=r"site\.yaml:8: login\.jump: transport: local takes no jump"):
         parse_site_config(local, "site.yaml")
 
 

@@ -1,0 +1,41 @@
+"""What a site config may say, as pydantic models, and how one is read: data only."""
+
+from gateway.siteconfig.crosschecks import FIELDS
+from gateway.siteconfig.dropin import (
+    AddedField,
+    Application,
+    DropIn,
+    Form,
+    Messages,
+    Partition,
+    Preset,
+    Rule,
+    Script,
+)
+from gateway.siteconfig.reading import parse_drop_in, parse_site_config
+from gateway.siteconfig.site import SiteConfig
+from gateway.siteconfig.trusted import Jump, Login, Tunnel
+from gateway.siteconfig.words import DIRECTIVE_WORD, HOST, parse_memory, parse_walltime
+
+__all__ = [
+    "DIRECTIVE_WORD",
+    "FIELDS",
+    "HOST",
+    "AddedField",
+    "Application",
+    "DropIn",
+    "Form",
+    "Jump",
+    "Login",
+    "Messages",
+    "Partition",
+    "Preset",
+    "Rule",
+    "Script",
+    "SiteConfig",
+    "Tunnel",
+    "parse_drop_in",
+    "parse_memory",
+    "parse_site_config",
+    "parse_walltime",
+]

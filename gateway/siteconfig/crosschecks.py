@@ -1,0 +1,181 @@
+"""What must hold between the parts of a site config, once each for itself is good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from gateway.siteconfig.dropin import AddedField, DropIn, Rule
+from gateway.siteconfig.fault import Fault, Location
+from gateway.siteconfig.pattern import pattern_fault
+from gateway.siteconfig.site import SiteConfig
+from gateway.siteconfig.words import parse_memory, parse_walltime
+
+#: The fields that the form has by itself.
+FIELDS = (
+    "application",
+    "partition",
+    "walltime",
+    "cores",
+    "memory",
+    "gpus",
+    "gpu_type",
+    "account",
+    "qos",
+    "reservation",
+    "constraint",
+    "exclusive",
+)
+#: Words that the pages' forms and links use for something else.
+_TAKEN = ("cluster", "name", "next", "preset", "server")
+#: Fields whose values have an order.
+_ORDERED = ("walltime", "cores", "memory", "gpus")
+
+
+def cross_faults(config: DropIn) -> Iterator[Fault]:
+    """Return what is wrong between the parts.
+
+    Names of fields that do not exist, values that a field cannot have, and rules that say nothing.
+    """
+    added = {field.name: field for field in config.form.fields}
+    yield from _added_faults(config)
+    yield from _name_faults(config, {*FIELDS, *added})
+    for index, preset in enumerate(config.form.presets):
+        if preset.name in {other.name for other in config.form.presets[:index]}:
+            yield Fault(("form", "presets", index, "name"), f"{preset.name} is there twice")
+        yield from _value_faults(config, added, ("form", "presets", index, "values"), preset.values)
+    yield from _value_faults(config, added, ("form", "fix"), config.form.fix)
+    for index, rule in enumerate(config.form.rules):
+        yield from _rule_faults(config, added, ("form", "rules", index), rule)
+
+
+def _added_faults(config: DropIn) -> Iterator[Fault]:
+    seen: set[str] = set()
+    for index, field in enumerate(config.form.fields):
+        here = ("form", "fields", index)
+        if field.name in (*FIELDS, *_TAKEN):
+            yield Fault((*here, "name"), f"{field.name} is a field of the gateway's own: choose another name")
+        if field.name in seen:
+            yield Fault((*here, "name"), f"{field.name} is there twice")
+        seen.add(field.name)
+        yield from _kind_faults(here, field)
+        if field.default and (what := _added_value_fault(field, field.default)):
+            yield Fault((*here, "default"), what)
+        if field.required and not field.default and field.name in {*config.form.hide} - {*config.form.fix}:
+            what = f"{field.name} must be filled in, but is hidden: give it a default, or a value by form.fix"
+            yield Fault(("form", "hide", config.form.hide.index(field.name)), what)
+
+
+def _kind_faults(here: Location, field: AddedField) -> Iterator[Fault]:
+    """Return what does not go with the kind of the field."""
+    if field.kind == "choice" and not field.choices:
+        yield Fault((*here, "choices"), "a choice needs choices")
+    for key, kind in (
+        ("choices", "choice"),
+        ("minimum", "number"),
+        ("maximum", "number"),
+        ("pattern", "text"),
+    ):
+        if getattr(field, key) not in ({}, None, "") and field.kind != kind:
+            yield Fault((*here, key), f"only a field of kind: {kind} has this")
+    if what := pattern_fault(field.pattern):
+        yield Fault((*here, "pattern"), what)
+    if field.minimum is not None and field.maximum is not None and field.minimum > field.maximum:
+        yield Fault((*here, "minimum"), "it is larger than maximum")
+
+
+def _name_faults(config: DropIn, names: set[str]) -> Iterator[Fault]:
+    form = config.form
+    said: list[tuple[Location, str]] = [(("hide", index), name) for index, name in enumerate(form.hide)]
+    for key, mapping in (("rename", form.rename), ("fix", form.fix), ("help", form.help)):
+        said += [((key, name), name) for name in mapping]
+    for index, preset in enumerate(form.presets):
+        said += [(("presets", index, "values", name), name) for name in preset.values]
+    for index, rule in enumerate(form.rules):
+        said.append((("rules", index, "field"), rule.field))
+        said += [(("rules", index, "when", name), name) for name in rule.when]
+        said += [(("rules", index, "unless", name), name) for name in rule.unless]
+    for where, name in said:
+        if name not in names:
+            yield Fault(("form", *where), f"the form has no field {name}: it has {', '.join(sorted(names))}")
+
+
+def _value_faults(
+    config: DropIn, added: Mapping[str, AddedField], here: Location, values: Mapping[str, str]
+) -> Iterator[Fault]:
+    for name, value in values.items():
+        if what := _value_fault(config, added, name, value):
+            yield Fault((*here, name), what)
+
+
+def _rule_faults(
+    config: DropIn, added: Mapping[str, AddedField], here: Location, rule: Rule
+) -> Iterator[Fault]:
+    if rule.at_least is None and rule.at_most is None and rule.one_of is None:
+        yield Fault(here, "a rule needs at_least, at_most or one_of")
+    ordered = rule.field in _ORDERED or (rule.field in added and added[rule.field].kind == "number")
+    for key, value in (("at_least", rule.at_least), ("at_most", rule.at_most)):
+        if value is None:
+            continue
+        known = ordered or (rule.field not in FIELDS and rule.field not in added)
+        what = _value_fault(config, added, rule.field, value) if known else f"{rule.field} has no order"
+        if what:
+            yield Fault((*here, key), what)
+    listed: list[tuple[Location, str, str]] = [
+        ((*here, key, name, index), name, value)
+        for key, mapping in (("when", rule.when), ("unless", rule.unless))
+        for name, values in mapping.items()
+        for index, value in enumerate(values)
+    ]
+    listed += [((*here, "one_of", index), rule.field, value) for index, value in enumerate(rule.one_of or ())]
+    for where, name, value in listed:
+        if what := _value_fault(config, added, name, value):
+            yield Fault(where, what)
+
+
+def _value_fault(config: DropIn, added: Mapping[str, AddedField], name: str, value: str) -> str:
+    """Return why a field cannot have a value; empty if it can, or if that is not known here."""
+    if value == "":
+        return ""
+    if name in added:
+        return _added_value_fault(added[name], value)
+    try:
+        if name == "walltime":
+            parse_walltime(value)
+        elif name == "memory":
+            parse_memory(value)
+    except ValueError as error:
+        return str(error)
+    if name in ("cores", "gpus") and not (value.isascii() and value.isdecimal()):
+        return "write a whole number"
+    if name == "exclusive" and value != "true":
+        return 'write true, or "" for no'
+    return _reference_fault(config, name, value)
+
+
+def _reference_fault(config: DropIn, name: str, value: str) -> str:
+    """Return why there is no such partition or application. A drop-in alone does not know them all."""
+    if not isinstance(config, SiteConfig):
+        return ""
+    known = {
+        "partition": [partition.name for partition in config.partitions],
+        "application": [application.name for application in config.applications],
+    }
+    names = known.get(name, [])
+    return f"there is no {name} {value}: there is {', '.join(names)}" if names and value not in names else ""
+
+
+def _added_value_fault(field: AddedField, value: str) -> str:
+    if field.kind == "choice" and value not in field.choices:
+        return f"{value!r} is not one of its choices: {', '.join(field.choices)}"
+    if field.kind == "checkbox" and value != "true":
+        return 'write true, or "" for no'
+    if field.kind == "number":
+        try:
+            number = int(value)
+        except ValueError:
+            return "write a whole number"
+        if field.minimum is not None and number < field.minimum:
+            return f"it is less than {field.minimum}"
+        if field.maximum is not None and number > field.maximum:
+            return f"it is more than {field.maximum}"
+    return ""
