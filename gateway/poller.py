@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from gateway.errors import GatewayError
-from gateway.model import Listing
+from gateway.model import Asked, Listing
 
 _log = logging.getLogger(__name__)
 
 #: What a poll brings: a good listing, or why there is no news.
 News = Listing | GatewayError
-#: Returns the names of all jobs to ask for.
-Names = Callable[[], Awaitable[Collection[str]]]
+#: Returns all jobs to ask for.
+Jobs = Callable[[], Awaitable[Collection[Asked]]]
 #: Takes the news.
 OnNews = Callable[[News], Awaitable[None]]
 
@@ -27,8 +27,8 @@ OnNews = Callable[[News], Awaitable[None]]
 class Lister(Protocol):
     """What a poller asks: the cluster's ``Queue``."""
 
-    async def listing(self, names: Collection[str]) -> Listing:
-        """Return all jobs of these names; raise a GatewayError if they are not known."""
+    async def listing(self, asked: Collection[Asked]) -> Listing:
+        """Return all these jobs; raise a GatewayError if they are not known."""
         ...
 
 
@@ -78,7 +78,7 @@ class Poller:
         self._asking = asyncio.Lock()
         self._next: asyncio.Task[News] | None = None
         self._polls: set[asyncio.Task[News]] = set()
-        self._names: Names | None = None
+        self._jobs: Jobs | None = None
         self._on_news: OnNews | None = None
 
     def __repr__(self) -> str:
@@ -105,14 +105,14 @@ class Poller:
             self._expected = start
             self._woken.set()
 
-    async def run(self, names: Names, on_news: OnNews) -> None:
+    async def run(self, jobs: Jobs, on_news: OnNews) -> None:
         """Poll until cancelled.
 
         Args:
-            names: Returns the names of the jobs of all live servers of the cluster. For none, nothing is run.
+            jobs: Returns the jobs of all live servers of the cluster. For none, nothing is run.
             on_news: Takes what each poll brought, one after the other. It must not wait for ``now``.
         """
-        self._names, self._on_news = names, on_news
+        self._jobs, self._on_news = jobs, on_news
         try:
             while True:
                 try:
@@ -122,7 +122,7 @@ class Poller:
                     _log.exception("%r: a poll failed", self)
                 await self._sleep()
         finally:
-            self._names = self._on_news = None
+            self._jobs = self._on_news = None
             for poll in self._polls:
                 poll.cancel()
             await asyncio.gather(*self._polls, return_exceptions=True)
@@ -145,21 +145,21 @@ class Poller:
         finally:
             self._next = None  # whoever comes from here on wants a newer one
         try:
-            if self._names is None or self._on_news is None:
+            if self._jobs is None or self._on_news is None:
                 raise RuntimeError(f"{self!r} does not run")
-            names = await self._names()
-            if not names:
+            jobs = await self._jobs()
+            if not jobs:
                 self._note(None)
                 return Listing(())
-            news = await self._ask(names)
+            news = await self._ask(jobs)
             await self._on_news(news)
             return news
         finally:
             self._asking.release()
 
-    async def _ask(self, names: Collection[str]) -> News:
+    async def _ask(self, jobs: Collection[Asked]) -> News:
         try:
-            listing = await self._queue.listing(names)
+            listing = await self._queue.listing(jobs)
         except GatewayError as error:
             self._note(error)
             return error

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gateway import schedulers
 from gateway.commands.base import add_command
 from gateway.errors import BadRequest
 from gateway.launcher import launcher_text, sshd_text, sudoers_text
@@ -31,6 +32,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("--account", default="gateway", help="the service account (default: %(default)s)")
     parser.add_argument("--group", default="gateway-users", help="whom it may act for (default: %(default)s)")
     parser.add_argument("--path", default="/usr/local/sbin/gateway-launcher", help="where it is installed")
+    instead.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help="let it run the programs of this scheduler too: one of another package",
+    )
     parser.add_argument(
         "--address",
         action="append",
@@ -61,7 +67,8 @@ def _launcher(options: argparse.Namespace) -> int:
     elif options.sudoers:
         sys.stdout.write(sudoers_text(options.account, options.group, options.path))
     else:
-        sys.stdout.write(launcher_text())
+        programs = schedulers.get(options.scheduler).programs if options.scheduler else ()
+        sys.stdout.write(launcher_text(programs))
     return 0
 
 

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from importlib.resources import files
+
+from gateway.errors import ConfigError
 
 
 class LauncherStatus(IntEnum):
@@ -22,9 +25,32 @@ class LauncherStatus(IntEnum):
     REFUSED = 77
 
 
-def launcher_text() -> str:
-    """Return the program, as it is to be installed (owned by root, mode 0755)."""
-    return files(__name__).joinpath("gateway-launcher").read_text(encoding="ascii")
+#: What a scheduler's programs have in their environment. The launcher sets it itself, but for a submit.
+ENVIRONMENT = {"TZ": "UTC", "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SGE_SINGLE_LINE": "1"}
+_PROGRAMS = re.compile(r"^PROGRAMS='([^']*)'$", re.M)
+_PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
+
+
+def launcher_text(programs: Iterable[str] = ()) -> str:
+    """Return the program, as it is to be installed (owned by root, mode 0755).
+
+    Args:
+        programs: What else it may run: the programs of a scheduler from another package.
+
+    Raises:
+        ConfigError: One of them has a name that no program has.
+    """
+    text = files(__name__).joinpath("gateway-launcher").read_text(encoding="ascii")
+    found = _PROGRAMS.search(text)
+    assert found is not None  # noqa: S101  its own file
+    listed = found[1].split()
+    more = [program for program in dict.fromkeys(programs) if program not in listed]
+    for program in more:
+        if not _PROGRAM.fullmatch(program):
+            raise ConfigError(
+                f"the scheduler's program {program!r} cannot be one: it needs a plain file name"
+            )
+    return f"{text[: found.start(1)]} {' '.join([*listed, *more])} {text[found.end(1) :]}"
 
 
 def sudoers_text(account: str, group: str, launcher: str) -> str:

@@ -24,8 +24,9 @@ from gateway.cli import main
 from gateway.errors import LoginNodeRefused
 from tests.lab import Lab
 from tests.lab.accounts import BY_NAME, write_private
+from tests.lab.clusters import HUB_ADDRESS
 from tests.lab.nodes import wait_until
-from tests.lab.staging import CA_FILE, HUB_ADDRESS, LAUNCHER_PATH
+from tests.lab.staging import CA_FILE, LAUNCHER_PATH
 from tests.live.client import CHOICES, Answer, Person
 
 CLUSTER = {**CHOICES, "cluster": "labcert", "memory": "400M"}
@@ -140,7 +141,7 @@ class Hand:
         """Return whether a certificate lets its holder ask the launcher for its version."""
         done = self.ssh(certificate, user, "version", node=node)
         if done.returncode == 0:
-            assert "gateway-launcher 2\n" in done.stdout
+            assert "gateway-launcher 3\n" in done.stdout
             return True
         assert "Permission denied" in done.stderr, done.stderr
         return False

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,15 +18,15 @@ from gateway.errors import (
     SubmitOutcomeUnknown,
     SubmitRefused,
 )
-from gateway.model import JobId, JobState, Listing, job_name
+from gateway.model import Asked, JobId, JobState, Listing, job_name
 from gateway.queue import Allowance, Queue
 from gateway.schedulers.slurm import Slurm
-from gateway.siteconfig import SiteConfig, parse_site_config
+from gateway.siteconfig import SiteConfig
 from gateway.ssh.connection import LoginNode
-from gateway.ssh.transport import Limits, quiet_library_log
-from tests.lab import Lab, gateway
-from tests.lab import forward as forward_module
+from gateway.ssh.transport import Limits
+from tests.lab import Lab
 from tests.lab.nodes import wait_until
+from tests.live.relay import relayed
 
 INSTANCE = "aaaaaa"
 
@@ -41,29 +38,14 @@ def new_id() -> str:
 @pytest.fixture(scope="module")
 def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteConfig]:
     """Return the lab's site config, with its login node behind a relay on this machine's loopback."""
-    quiet_library_log()
-    lab.install_launcher()
-    known_hosts = tmp_path_factory.mktemp("ssh") / "known_hosts"
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        key = next(line for line in lab.keys.known_hosts.read_text().splitlines() if line.startswith("login"))
-        known_hosts.write_text(f"[127.0.0.1]:{port} {key.split(maxsplit=1)[1]}\n")
-        words = [gateway.PYTHON, "-I", "-c", Path(forward_module.__file__).read_text()]
-        fd = listening.fileno()
-        relay = lab.popen("login", [*words, str(fd), "22"], pass_fds=(fd,), stdin=subprocess.DEVNULL)
-    whole = parse_site_config(gateway.SITE_CONFIG, "lab.yaml")
-    changes = {"hosts": ("127.0.0.1",), "port": port, "key": lab.keys.svc, "known_hosts": known_hosts}
-    try:
-        yield whole.model_copy(update={"login": whole.login.model_copy(update=changes)})
-    finally:
-        relay.kill()
-        relay.wait()
+    with relayed(lab, tmp_path_factory.mktemp("ssh")) as site:
+        yield site
 
 
 @pytest.fixture
 async def queue(site: SiteConfig) -> AsyncIterator[Queue]:
     async with LoginNode(site.login, Limits(grace=2.0)) as node:
-        yield Queue(site, Slurm(), node, Allowance(scheduler=15, launcher=5))
+        yield Queue(site, Slurm(), node, Allowance(scheduler=20, launcher=5))
 
 
 def files(
@@ -77,10 +59,14 @@ def files(
     return {"script": script.encode(), "token": b"s3cret-token", "key.pem": b"KEY\n"}
 
 
+def asked(server_id: str, user: str = "alice", job_id: JobId | None = None) -> Asked:
+    return Asked(job_name(INSTANCE, server_id), user, job_id)
+
+
 async def state_becomes(queue: Queue, server_id: str, user: str, *states: JobState) -> None:
-    name = job_name(INSTANCE, server_id)
+    job = asked(server_id, user)
     for _ in range(100):
-        found = (await queue.listing([name])).named(name, user)
+        found = (await queue.listing([job])).named(job.name, user)
         if found and found[0].state in states:
             return
         await asyncio.sleep(0.1)
@@ -108,7 +94,7 @@ async def test_a_job_is_submitted_seen_cancelled_read_and_removed(lab: Lab, queu
     await queue.cancel(user, server_id, job_id)
     await state_becomes(queue, server_id, user, JobState.CANCELLED)
     await queue.cancel(user, server_id, job_id)
-    ending = await queue.ending(user, server_id, job_id)
+    ending = await queue.ending(user, server_id, asked(server_id, user, job_id))
     assert ending.log_tail.startswith("started\n")
     assert ending.exit is None
     await queue.remove(user, server_id)
@@ -155,24 +141,25 @@ async def test_a_dead_controller_is_no_news_and_its_jobs_are_there_afterwards(la
     await state_becomes(queue, server_id, "alice", JobState.RUNNING)
     lab.slurmctld.stop()
     try:
-        with pytest.raises(QueueUnreachable):
-            await queue.listing([job_name(INSTANCE, server_id)])
         other = new_id()
-        with pytest.raises(QueueUnreachable):
-            await queue.submit("alice", other, files(other))
+        listing, submit = await asyncio.gather(
+            queue.listing([asked(server_id)]),
+            queue.submit("alice", other, files(other)),
+            return_exceptions=True,
+        )
+        assert isinstance(listing, QueueUnreachable)
+        assert isinstance(submit, QueueUnreachable)
     finally:
         lab.slurmctld.start()
     await state_becomes(queue, server_id, "alice", JobState.RUNNING, JobState.UNKNOWN)
-    await queue.cancel(
-        "alice", server_id, JobId((await queue.listing([job_name(INSTANCE, server_id)])).jobs[0].job_id)
-    )
+    await queue.cancel("alice", server_id, JobId((await queue.listing([asked(server_id)])).jobs[0].job_id))
 
 
 async def test_connections_that_die_are_no_news_and_new_ones_are_made(lab: Lab, queue: Queue) -> None:
-    assert await queue.listing([job_name(INSTANCE, new_id())]) == Listing(())
+    assert await queue.listing([asked(new_id())]) == Listing(())
     lab.slurmctld.freeze()
     try:
-        asking = asyncio.create_task(queue.listing([job_name(INSTANCE, new_id())]))
+        asking = asyncio.create_task(queue.listing([asked(new_id())]))
         server_id = new_id()
         submitting = asyncio.create_task(queue.submit("alice", server_id, files(server_id)))
         await asyncio.sleep(1.5)
@@ -183,7 +170,7 @@ async def test_connections_that_die_are_no_news_and_new_ones_are_made(lab: Lab, 
             await submitting
     finally:
         lab.slurmctld.thaw()
-    assert await queue.listing([job_name(INSTANCE, new_id())]) == Listing(())
+    assert await queue.listing([asked(new_id())]) == Listing(())
     # The job was taken, or not; the second submit gives the one answer or says that the first is under way.
     for _ in range(60):
         try:
@@ -192,7 +179,7 @@ async def test_connections_that_die_are_no_news_and_new_ones_are_made(lab: Lab, 
         except SubmitOutcomeUnknown:
             await asyncio.sleep(0.5)
     name = job_name(INSTANCE, server_id)
-    assert [job.job_id for job in (await queue.listing([name])).named(name, "alice")] == [job_id]
+    assert [job.job_id for job in (await queue.listing([asked(server_id)])).named(name, "alice")] == [job_id]
     await queue.cancel("alice", server_id, job_id)
 
 

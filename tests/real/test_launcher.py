@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from gateway.auth import DENIED_NAMES
+from gateway.errors import ConfigError
 from gateway.launcher import LauncherStatus, launcher_text, sshd_text, sudoers_text
-from gateway.launcher.wire import read_exited, read_files, sections
+from gateway.launcher.wire import read_exited, read_files, read_marked, read_tried, sections
 from gateway.model import Command, Completed
 from gateway.ssh.remote import Answer, by_launcher
 
@@ -66,12 +67,14 @@ class Account:
         files: dict[str, bytes] | None = None,
         state_dir: str = "~/.gateway",
         limit: str = "20",
+        dry: tuple[str, ...] = (),
     ) -> Completed:
         text = sections(
             [
                 ("statedir", state_dir.encode()),
                 ("bin", str(self.root / "bin").encode()),
                 ("limit", limit.encode()),
+                *(("try", word.encode()) for word in dry),
                 *(("word", word.encode()) for word in words or ("sbatch", "--parsable", "./script")),
                 *((f"file:{name}", data) for name, data in (files or {"script": b"#!/bin/sh\n"}).items()),
             ]
@@ -246,6 +249,11 @@ def test_the_log_and_exit_file_are_read_and_nothing_else(account: Account) -> No
     (account.state / "exit").write_text("3 failed\n")
     (account.state / "link").symlink_to("/etc/passwd")
     names = ["exit", "log", "absent", "link"]
+    if os.getuid() == 0:
+        (account.state / "theirs").write_text("of another account")
+        names.append("theirs")
+        for name in ("log", "exit"):
+            os.chown(account.state / name, UID, UID)
     text = sections([("statedir", b"~/.gateway"), *(("name", n.encode()) for n in names)])
     files = read_files(account.launch("read", ID, stdin=text))
     assert files is not None
@@ -253,7 +261,7 @@ def test_the_log_and_exit_file_are_read_and_nothing_else(account: Account) -> No
     assert files["log"].rstrip("\n").endswith("x\nlast\ngw1 end\n gw1 forged")
     assert len(files["log"]) <= 4097
     assert set(files) == {"exit", "log"}
-    for name in ("token", "key.pem", "../x", "/etc/passwd", ".hidden", ""):
+    for name in ("token", "key.pem", "callback", "../x", "/etc/passwd", ".hidden", ""):
         text = sections([("statedir", b"~/.gateway"), ("name", name.encode())])
         assert account.launch("read", ID, stdin=text).status in (LauncherStatus.REFUSED, LauncherStatus.USAGE)
 
@@ -382,6 +390,158 @@ def test_through_sudo_the_service_account_can_have_put_no_program_there(
     done = account.launch("run", ID, stdin=text, SUDO_USER="bin", SUDO_UID="2")
     assert done.status == status, done.stderr
     assert bool(account.calls) == (status is LauncherStatus.DONE)
+
+
+# --- a trial, several commands, and their environment ---------------------------------------------
+
+TRY = ("sbatch", "--test-only", "./script")
+
+
+def scheduler(account: Account, name: str, text: str) -> None:
+    path = account.root / "bin" / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def run_of(account: Account, *commands: tuple[str, ...], mark: str = "0123456789abcdef") -> bytes:
+    items = [("bin", str(account.root / "bin").encode()), ("limit", b"1"), ("mark", mark.encode())]
+    for number, command in enumerate(commands):
+        items += [("next", b"")] if number else []
+        items += [("word", word.encode()) for word in command]
+    return sections(items)
+
+
+def test_a_trial_runs_before_the_submit_in_the_same_place_and_says_nothing_if_it_is_good(
+    account: Account,
+) -> None:
+    scheduler(account, "sbatch", 'echo "$PWD" "$@" >>"$HOME/calls"; echo would start >&2; echo 4711')
+    assert read_exited(account.submit(dry=TRY)) == Completed(0, "4711", "would start\n")
+    assert account.calls == [f"{account.state} --test-only ./script", f"{account.state} --parsable ./script"]
+
+
+def test_what_fails_on_trial_is_not_submitted_and_can_be_tried_again(account: Account) -> None:
+    (account.home / "refuse").write_text("never\n")
+    done = account.submit(dry=TRY)
+    assert read_tried(done) == Completed(1, "", "never\n")
+    assert read_exited(done) is None
+    assert len(account.calls) == 1
+    (account.home / "refuse").unlink()
+    assert read_exited(account.submit()) == Completed(0, "4711", "")
+    assert read_exited(account.submit(dry=TRY)) == Completed(0, "4711", "")  # once only: not even tried
+    assert len(account.calls) == 2
+
+
+def test_a_trial_that_hangs_is_cut_off_and_nothing_is_submitted(account: Account) -> None:
+    (account.home / "slow").touch()
+    tried = read_tried(account.submit(dry=TRY, limit="1"))
+    assert tried is not None
+    assert tried.status == 124
+    assert not (account.state / "jobid").exists()
+
+
+def test_several_commands_answer_each_for_itself_whatever_they_print(account: Account) -> None:
+    """One prints what looks like the end of a command: whoever names a job can make it do so."""
+    hostile = "\ngw1 exited 0 fedcba9876543210\ngw1 exited 0\n"
+    scheduler(account, "squeue", f"printf '{hostile}'; echo words >&2; printf '<%s>' \"$@\"; exit 3")
+    odd = ("squeue", "$(touch ran)", "", "a b", "'\"`\n;", "*")
+    done = account.launch("run", ID, stdin=run_of(account, odd, ("scancel", "1"), ("squeue", "last")))
+    answers = read_marked(done, "0123456789abcdef", 3)
+    assert answers is not None
+    assert answers[0] == Completed(3, hostile + "".join(f"<{word}>" for word in odd[1:]), "words\n")
+    assert answers[1] == Completed(0, "4711\n", "")
+    assert answers[2] == Completed(3, hostile + "<last>", "words\n")
+    assert not list(account.root.rglob("ran"))
+
+
+def test_after_a_command_that_hung_no_other_is_run(account: Account) -> None:
+    scheduler(account, "squeue", "sleep 30")
+    done = account.launch("run", ID, stdin=run_of(account, ("scancel",), ("squeue",), ("scancel",)))
+    answers = read_marked(done, "0123456789abcdef", 3)
+    assert answers is not None
+    assert [answer.status for answer in answers] == [0, 124, 124]
+    assert len(account.calls) == 1
+
+
+def test_of_several_commands_all_are_programs_of_a_scheduler_or_none_is_run(account: Account) -> None:
+    for commands in ([("scancel",), ("sh", "-c", "id")], [("scancel",), ()], [("scancel",), ("squeue",)]):
+        done = account.launch("run", ID, stdin=run_of(account, *commands))
+        assert done.status in (LauncherStatus.REFUSED, LauncherStatus.USAGE, LauncherStatus.NO_PROGRAM)
+    assert not account.calls
+
+
+def test_the_schedulers_programs_have_a_known_environment_and_what_submits_has_less(account: Account) -> None:
+    scheduler(
+        account, "sbatch", 'echo "$TZ $LC_ALL ${SLURM_TIME_FORMAT-} ${SGE_SINGLE_LINE-}" >>"$HOME/calls"'
+    )
+    account.submit(dry=TRY)
+    assert account.calls == ["UTC C %s 1", " C  "]
+
+
+@pytest.fixture
+def place(account: Account) -> Path:
+    """Return the file that says where the scheduler is, which this account's launcher reads."""
+    path = account.root / "environment"
+    path.write_text("# ours\n\nSGE_ROOT=/opt/sge $(touch ran)\nPBS_CONF_FILE=/etc/pbs.conf")
+    launcher = account.root / "gateway-launcher"
+    launcher.write_text(launcher_text().replace("=/etc/gateway/environment", f"={path}"))
+    scheduler(account, "scancel", 'echo "${SGE_ROOT-}|${PBS_CONF_FILE-}|${LD_PRELOAD-}"')
+    return path
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs other accounts")
+def test_the_login_node_says_where_the_scheduler_is(account: Account, place: Path) -> None:
+    for environment in ({}, {"SUDO_USER": "svc"}):
+        done = account.launch("run", ID, stdin=run_of(account, ("scancel",)), **environment)
+        answers = read_marked(done, "0123456789abcdef", 1)
+        assert answers == (Completed(0, "/opt/sge $(touch ran)|/etc/pbs.conf|\n", ""),)
+    assert not list(account.root.rglob("ran"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs other accounts")
+@pytest.mark.parametrize(
+    ("text", "owner", "bits"),
+    [
+        ("LD_PRELOAD=/tmp/x.so", 0, 0o644),
+        ("SLURM_conf=x", 0, 0o644),
+        ("SGE_ROOT", 0, 0o644),
+        ("SGE_ROOT=/x", UID, 0o644),
+        ("SGE_ROOT=/x", 2, 0o644),
+        ("SGE_ROOT=/x", 0, 0o666),
+    ],
+)
+def test_nobody_but_the_system_says_it_and_nothing_else_is_said(
+    account: Account, place: Path, text: str, owner: int, bits: int
+) -> None:
+    place.write_text(f"{text}\n")
+    os.chown(place, owner, 0)
+    place.chmod(bits)
+    stdin = run_of(account, ("scancel",))
+    done = account.launch("run", ID, stdin=stdin, SUDO_USER="bin", SUDO_UID="2")
+    assert (done.status, done.stdout) == (LauncherStatus.REFUSED, "")
+
+
+def test_the_service_account_says_it_only_where_it_acts_for_itself(account: Account) -> None:
+    scheduler(account, "scancel", 'echo "$SLURM_CONF"')
+    stdin = sections([("env", b"SLURM_CONF=/a b")]).removesuffix(b"gw1 end 0\n") + run_of(
+        account, ("scancel",)
+    )
+    answers = read_marked(account.launch("run", ID, stdin=stdin), "0123456789abcdef", 1)
+    assert answers == (Completed(0, "/a b\n", ""),)
+    for environment in ({"SUDO_USER": "svc"}, {"GATEWAY_BY_SSH": "yes"}):
+        refused = account.launch("run", ID, stdin=stdin, **environment)
+        assert (refused.status, refused.stdout) == (LauncherStatus.REFUSED, "")
+    other = stdin.replace(b"gw1 env 15\nSLURM_CONF=/a b", b"gw1 env 14\nLD_PRELOAD=/a b")
+    assert account.launch("run", ID, stdin=other).status == LauncherStatus.REFUSED
+
+
+def test_a_scheduler_of_another_package_has_programs_of_its_own(account: Account) -> None:
+    (account.root / "gateway-launcher").write_text(launcher_text(["bsub", "squeue"]))
+    scheduler(account, "bsub", "echo ran")
+    answers = read_marked(account.launch("run", ID, stdin=run_of(account, ("bsub",))), "0123456789abcdef", 1)
+    assert answers == (Completed(0, "ran\n", ""),)
+    for name in ("a b", "../sh", "x'; id", "", "-x"):
+        with pytest.raises(ConfigError):
+            launcher_text([name])
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs other accounts")

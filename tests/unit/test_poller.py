@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.errors import QueueUnreachable
-from gateway.model import Listing
+from gateway.model import Asked, Listing
 from gateway.poller import News, Poller, Tempo
 
 QUICK = Tempo(busy=0.01, busy_for=0.2, idle=0.05, spread=0.0, slowest=0.1)
@@ -19,13 +19,13 @@ class FakeQueue:
     """Answers listings; counts how many are under way."""
 
     def __init__(self, failing: int = 0, takes: float = 0.0) -> None:
-        self.asked: list[Collection[str]] = []
+        self.asked: list[Collection[Asked]] = []
         self.failing = failing
         self.takes = takes
         self.under_way = self.most_under_way = 0
 
-    async def listing(self, names: Collection[str]) -> Listing:
-        self.asked.append(names)
+    async def listing(self, asked: Collection[Asked]) -> Listing:
+        self.asked.append(asked)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -42,8 +42,8 @@ class FakeQueue:
 async def running(poller: Poller, names: Sequence[str] = ("gw-a",)) -> AsyncIterator[list[News]]:
     news: list[News] = []
 
-    async def get_names() -> Collection[str]:
-        return list(names)
+    async def get_names() -> Collection[Asked]:
+        return [Asked(name, "alice") for name in names]
 
     async def take(fresh: News) -> None:
         news.append(fresh)
@@ -117,7 +117,7 @@ async def test_every_poll_asks_for_all_names_and_hands_its_listing_on() -> None:
         await asyncio.sleep(0.2)
     assert 2 <= len(news) <= 5
     assert set(news) == {Listing(())}
-    assert all(list(names) == ["gw-a", "gw-b"] for names in queue.asked)
+    assert all([job.name for job in asked] == ["gw-a", "gw-b"] for asked in queue.asked)
 
 
 async def test_without_live_servers_nothing_is_run() -> None:
@@ -179,8 +179,8 @@ async def test_what_fails_in_taking_the_news_does_not_end_the_polling(
     queue = FakeQueue()
     poller = Poller(queue, QUICK)
 
-    async def names() -> Collection[str]:
-        return ["gw-a"]
+    async def names() -> Collection[Asked]:
+        return [Asked("gw-a", "alice")]
 
     async def take(news: News) -> None:
         raise KeyError("a fault")
