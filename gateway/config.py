@@ -56,6 +56,16 @@ class Gateway(Configurable):
     history_days = Int(
         30, min=1, help="Days after which servers that have ended, and their timelines, are forgotten."
     ).tag(config=True)
+    orphan_grace_hours = Int(
+        24,
+        min=0,
+        help="Hours after which a job is cancelled that has this gateway's name and that no server answers "
+        "for, as after a restored backup. Until then administrators see it.",
+    ).tag(config=True)
+    callback_ca = Unicode(
+        "",
+        help="The CA of tls_certificate, PEM, if compute nodes do not know it: for jobs that call the hub.",
+    ).tag(config=True)
     log_level = Enum(
         ["DEBUG", "INFO", "WARNING", "ERROR"], default_value="INFO", help="What is logged: this and worse."
     ).tag(config=True)
@@ -102,6 +112,11 @@ class Ldap(Configurable):
         "", help="The DN of the group that may use the gateway; empty: everybody in the directory."
     ).tag(config=True)
     admin_group = Unicode("", help="The DN of the group of the gateway's administrators.").tag(config=True)
+    group_base = Unicode(
+        "",
+        help="Below which groups are looked for, whose names (cn) site configs may ask for with groups: "
+        "ou=groups,dc=example,dc=org. Empty: only those that a person's entry names itself (memberOf).",
+    ).tag(config=True)
     min_uid = Int(1000, min=1000, help="uidNumbers below it are refused.").tag(config=True)
     denied = List(Unicode(), default_value=[], help="Further names that are refused.").tag(config=True)
     password_url = Unicode(

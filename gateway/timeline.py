@@ -35,6 +35,7 @@ class Happening(StrEnum):
     SCHEDULER = "scheduler"  # the scheduler's own words on the job have changed
     LISTING = "listing"  # the scheduler is silent, or speaks again
     ENDING = "ending"  # the accounting and the job were asked how it ended
+    ENDPOINT = "endpoint"  # the job said itself where it listens, not by its scheduler
     FORWARD = "forward"  # its forward was made, or is lost
     PROBE = "probe"  # what comes back through the forward has changed
     ROUTE = "route"  # the proxy leads to it, or no longer

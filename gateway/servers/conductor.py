@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Self
 
-from gateway.errors import NotFound
+from gateway.errors import CallRefused, Forbidden, NotFound
 from gateway.lifecycle import NEXT, Event, Phase
 from gateway.metrics import Metrics
-from gateway.model import Choices, EndReason, Secrets, Server, User, job_name
+from gateway.model import Asked, Choices, EndReason, Secrets, Server, User
 from gateway.pki import Authority
 from gateway.routing import Routing
+from gateway.servers.callback import Callback, is_proof
 from gateway.servers.cluster import Cluster, News
 from gateway.servers.feed import Feed
 from gateway.servers.life import Life
@@ -43,6 +44,7 @@ class Servers:
         authority: Makes their certificates.
         clusters: By name.
         metrics: Counts what happens.
+        callback: Where jobs call in, on clusters whose site config lets them.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Servers:
         authority: Authority,
         clusters: Mapping[str, Cluster],
         metrics: Metrics,
+        callback: Callback | None = None,
     ) -> None:
         self._store = store
         self._instance = instance
@@ -62,8 +65,10 @@ class Servers:
         self._loops: list[asyncio.Task[None]] = []
         self._clusters = clusters
         self._authority = authority
-        news = {name: News(partial(self._job_names, name), partial(self._heard, name)) for name in clusters}
-        self._tools = Tools(instance, store, routing, authority, self._feed, metrics, clusters, news)
+        news = {name: News(partial(self._jobs, name), partial(self._heard, name)) for name in clusters}
+        self._tools = Tools(
+            instance, store, routing, authority, self._feed, metrics, clusters, news, callback or Callback()
+        )
 
     async def __aenter__(self) -> Self:
         self._tools.routing.on_lost(self._lost)
@@ -151,10 +156,39 @@ class Servers:
         self._feed.publish(server)
         return server
 
+    async def published(self, server_id: str, proof: str, port: int) -> None:
+        """Take the port on which a starting server's job says that its application listens.
+
+        Where it runs is the scheduler's word alone.
+
+        Args:
+            server_id: Whose job calls.
+            proof: What shows that it is this job (`gateway.servers.callback`).
+            port: Where it listens.
+
+        Raises:
+            Forbidden: It is not this job, there is no such server, or jobs there do not call.
+            CallRefused: The server is not starting, or the port is not one of the site's.
+        """
+        secrets_now = (await self._store.secrets([server_id])).get(server_id)
+        life = self._lives.get(server_id)
+        known = is_proof(proof, secrets_now.token if secrets_now else secrets.token_hex(16))
+        if not known or secrets_now is None or life is None or not life.takes_calls:
+            raise Forbidden(f"a call for {server_id} that its job did not make")
+        if not await life.called(port):
+            raise CallRefused(
+                f"a call for {server_id}, port {port}: it is not starting, or not a port of the site's"
+            )
+
     async def changes(self, server_id: str) -> AsyncIterator[Server]:
         """Yield a server as it is, then whenever it changes, until it has ended."""
         async for server in self._feed.watch(server_id, self._store.get):
             yield server
+
+    def news(self, cluster: str) -> datetime | None:
+        """Return when a cluster's scheduler last listed its jobs; None if it was not asked, or has not."""
+        news = self._tools.news.get(cluster)
+        return news.at if news else None
 
     def wake(self, server_id: str) -> None:
         """Make one server's life look again now."""
@@ -188,7 +222,8 @@ class Servers:
         if not task.cancelled() and (error := task.exception()):
             log.error("the life of %s broke off", server_id, exc_info=error)
 
-    async def _job_names(self, cluster: str) -> list[str]:
-        """Return the names to ask the scheduler for: of all servers that have, or may have, a job there."""
+    async def _jobs(self, cluster: str) -> list[Asked]:
+        """Return the jobs to ask the scheduler for: of all servers that have, or may have, one there."""
         live = await self._store.live(cluster)
-        return [job_name(self._instance, server.id) for server in live if server.phase is not Phase.INTENT]
+        queue = self._clusters[cluster].queue
+        return [queue.asked(self._instance, server) for server in live if server.phase is not Phase.INTENT]

@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from gateway.decide import START_PATIENCE, Act, Decision, Sighting, decide, how_it_ended
+from gateway.decide import (
+    START_PATIENCE,
+    Act,
+    Decision,
+    Sighting,
+    decide,
+    how_it_ended,
+    where_it_calls_from,
+    where_it_says,
+)
 from gateway.errors import GatewayError
 from gateway.lifecycle import ROUTED, WITH_JOB, Event, Phase
-from gateway.model import JobState, JobStatus, Server
+from gateway.model import JobEnd, JobStatus, Server
 from gateway.queue import Ending
 from gateway.servers import patience
 from gateway.servers.record import Record
@@ -53,6 +64,8 @@ class Life:
         self._answered_at = 0.0
         self._silences = 0
         self._cleaned = 0
+        self._called: tuple[int, asyncio.Future[bool]] | None = None
+        self._file_read_at = -patience.FILE_LATER
         self._said_trouble = ""
         self._troubles = 0
 
@@ -63,6 +76,11 @@ class Life:
     def cluster(self) -> str:
         """The name of the cluster that its server is on."""
         return self._cluster.site.name
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether jobs on its cluster may call."""
+        return self._cluster.site.login.callback
 
     def wake(self) -> None:
         """Make it look again now: something else is wanted."""
@@ -79,6 +97,24 @@ class Life:
         self._record.tell(self._server, Happening.FORWARD, text)
         self._answered_at = -patience.PROBE_READY
         self._woken.set()
+
+    async def called(self, port: int) -> bool:
+        """Take the port that the server's job calls in.
+
+        Returns:
+            Whether it was taken and written: not if the job is not starting, or the port is not the site's.
+        """
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._called = (port, answer)
+        self._woken.set()
+        try:
+            async with asyncio.timeout(patience.CALL_MAY_WAIT):
+                return await answer
+        except TimeoutError:
+            return False
+        finally:
+            if self._called is not None and self._called[1] is answer:
+                self._called = None
 
     async def run(self) -> None:
         """Take step after step until nothing is left to do."""
@@ -131,18 +167,24 @@ class Life:
             server = await self._record.move(server, Event.STOP, "Stopping.")
         if server.phase is Phase.STOPPING:
             await self._cancel(server)
-        server = await self._say_trouble(server)
+        server = await self._take_call(await self._say_trouble(server))
         if (listing := self._sights.listing()) is not None:
             sighting = await self._sights.of(server, listing)
             decision = self._decide(server, sighting)
             unseen = decision.act is Act.ENDING and sighting.job is None
             if unseen and (job := await self._sights.by_its_owner(server)):
-                sighting = self._sights.seen_after_all(job)
+                sighting = self._sights.seen_after_all(server, job)
                 decision = self._decide(server, sighting)
             self._record.saw(server, sighting.job)
             return await self._carry_out(server, decision, sighting.job)
         if server.phase in ROUTED or (server.phase is Phase.STARTING and server.port):
             return await self._reach(server)
+        return await self._wait(server)
+
+    async def _wait(self, server: Server) -> float:
+        """Return the seconds until there is something to do without news; look for the endpoint file."""
+        if server.phase is Phase.STARTING and server.port is None and server.wanted:
+            return await self._read_endpoint(server)
         return patience.PROBE_READY
 
     def _decide(self, server: Server, sighting: Sighting) -> Decision:
@@ -166,20 +208,23 @@ class Life:
         changes = dict(decision.changes)
         match decision.act:
             case Act.ENDING:
-                await self._end(server, job.state if job else None)
+                seen = JobEnd(job.state, native=job.native) if job else None
+                await self._end(server, seen)
             case Act.MOVE:
                 assert decision.event is not None  # noqa: S101  a move has an event
+                if decision.event is Event.STARTED and changes["ends"] is None:
+                    changes["ends"] = datetime.now(UTC) + timedelta(minutes=server.choices.walltime)
                 await self._record.move(server, decision.event, changes.pop("message", ""), **changes)
                 self._cluster.poller.hurry()
             case Act.REACH:
-                if changes:  # whatever answered there is no longer asked
+                if "port" in changes:  # whatever answered there is no longer asked
                     self._answered_at = -patience.PROBE_READY
                 return await self._reach(await self._record.note(server, **changes))
             case Act.WAIT:
                 noted = await self._record.note(server, **changes)
                 if noted.phase is Phase.QUEUED and noted.starts and _age(noted.starts) < patience.OVERDUE:
                     self._cluster.poller.expect(-_age(noted.starts))
-                return patience.PROBE_READY
+                return await self._wait(noted)
         return 0
 
     async def _cancel(self, server: Server) -> None:
@@ -192,19 +237,64 @@ class Life:
             await self._cluster.queue.cancel(server.user, server.id, server.job_id)
             done.text = f"The scheduler was asked to cancel job {server.job_id}."
 
-    async def _end(self, server: Server, state: JobState | None) -> None:
+    async def _end(self, server: Server, seen: JobEnd | None) -> None:
         assert server.job_id is not None  # noqa: S101  lifecycle.WITH_JOB
         try:
             async with self._record.act(server, Happening.ENDING) as done:
-                ending = await self._cluster.queue.ending(server.user, server.id, server.job_id, state)
+                job = self._cluster.queue.asked(self._tools.instance, server)
+                ending = await self._cluster.queue.ending(server.user, server.id, job, seen)
                 done.text = f"How job {server.job_id} ended: {ending.words}."
         except GatewayError as error:
             if error.transient:
                 raise
             log.warning("%s nobody says how it ended: %s", server, error)
-            ending = Ending(state, None, "")
-        reason, text = how_it_ended(server, ending.state, ending.exit, ending.log_tail)
+            ending = Ending(seen, None, "")
+        reason, text = how_it_ended(server, ending.end, ending.exit, ending.log_tail)
         await self._record.move(server, Event.GONE, text, reason=reason)
+
+    # --- where it is, if the scheduler does not say -------------------------------------------------
+
+    async def _take_call(self, server: Server) -> Server:
+        """Take what the job has called in, once it is known to run; answer it."""
+        if self._called is None:
+            return server
+        if server.phase is Phase.QUEUED and server.wanted:
+            self._cluster.poller.hurry()  # it may run already
+            return server
+        (port, answer), self._called = self._called, None
+        changes = where_it_calls_from(server, port, self._cluster.site.tunnel.ports)
+        if changes is not None:
+            server = await self._listens(server, changes, f"The job has called: it listens on port {port}.")
+        if not answer.done():
+            answer.set_result(changes is not None)
+        return server
+
+    async def _read_endpoint(self, server: Server) -> float:
+        """Read a starting server's endpoint file, if nothing else has said for a while where it listens."""
+        age = _age(server.changed)
+        if age < patience.FILE_AFTER:
+            return patience.FILE_AFTER - age
+        gap = patience.FILE_AGAIN if age < 60 else patience.FILE_LATER
+        if (since := time.monotonic() - self._file_read_at) < gap:
+            return gap - since
+        self._file_read_at = time.monotonic()
+        try:
+            text = await self._cluster.queue.endpoint(server.user, server.id)
+        except GatewayError as error:
+            self._record.trouble(server, error)
+            return gap
+        changes = where_it_says(server, text, self._cluster.site.tunnel.ports)
+        if changes is None:
+            return gap
+        said = f"The job's endpoint file says that it listens on port {changes['port']}."
+        return await self._reach(await self._listens(server, changes, said))
+
+    async def _listens(self, server: Server, changes: Mapping[str, Any], text: str) -> Server:
+        self._answered_at = -patience.PROBE_READY
+        noted = await self._record.note(server, **changes)
+        if changes:
+            self._record.tell(noted, Happening.ENDPOINT, text)
+        return noted
 
     # --- the way to it ------------------------------------------------------------------------------
 

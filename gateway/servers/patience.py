@@ -18,6 +18,11 @@ PROBE_WAITING, PROBE_SLOWEST = 1.0, 5.0
 PROBE_TIMEOUT = 5.0
 #: How many requests in a row must fail before a ready server counts as unreachable.
 SILENCES_TO_BELIEVE = 2
+#: A starting server may say by its scheduler where it listens, until its endpoint file is read; and between
+#: two reads, for the first minute and after it.
+FILE_AFTER, FILE_AGAIN, FILE_LATER = 10.0, 5.0, 15.0
+#: For which a job that calls waits until the scheduler says that it runs.
+CALL_MAY_WAIT = 15.0
 #: How often, and how far apart, the removal of an ended server's files is tried.
 CLEAN_TRIES, CLEAN_AGAIN = 10, 30.0
 #: Between two writes of what happened on the way; and of the same, if it happens again and again.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import UTC, datetime
 
 from gateway.decide import LISTINGS_TO_BELIEVE, Sighting
 from gateway.errors import GatewayError
 from gateway.model import JobId, JobStatus, Listing, Server, job_name
 from gateway.servers.cluster import Cluster, News
+from gateway.waiting import why_it_waits
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,7 @@ class Sights:
     """
 
     def __init__(self, server: Server, instance: str, cluster: Cluster, news: News) -> None:
+        self._instance = instance
         self._name = job_name(instance, server.id)
         self._owner = cluster.queue.owner(server.user)
         self._cluster = cluster
@@ -39,11 +42,15 @@ class Sights:
         self._absent = self._ended = 0
 
     def listing(self) -> Listing | None:
-        """Return the newest good listing if it has not been looked at, and is not from before `forget`."""
+        """Return the newest good listing if it has not been looked at, and is not from before `forget`.
+
+        One that says nothing of this job is none.
+        """
         if self._news.number <= self._judged:
             return None
         self._judged = self._news.number
-        return self._news.listing
+        listing = self._news.listing
+        return None if listing is None or self._name in listing.silent else listing
 
     def found(self, listing: Listing) -> JobId | None:
         """Return the job of a submit whose outcome is unknown, if a listing has it."""
@@ -72,8 +79,12 @@ class Sights:
         self._absent = self._absent + 1 if job is None else 0
         ended = job is not None and job.state.ended
         self._ended = self._ended + 1 if ended else 0
-        why = self._cluster.scheduler.why(job) if job else ""
+        why = self._why(server, job) if job else ""
         return Sighting(job, max(self._absent, self._ended, 1), why)
+
+    def _why(self, server: Server, job: JobStatus) -> str:
+        said = self._cluster.scheduler.why(job)
+        return why_it_waits(job, said, server.choices, self._cluster.view.discovery, datetime.now(UTC))
 
     async def by_its_owner(self, server: Server) -> JobStatus | None:
         """Return an unlisted job as its owner sees it: a site may hide it from the service account.
@@ -82,19 +93,20 @@ class Sights:
             GatewayError: Nothing is known; it can be tried again.
         """
         try:
-            listing = await self._cluster.queue.own_listing(server.user, server.id, self._name)
+            job = self._cluster.queue.asked(self._instance, server)
+            listing = await self._cluster.queue.own_listing(server.user, server.id, job)
         except GatewayError as error:
             if error.transient:
                 raise
             log.warning("%s its owner cannot be asked for the job: %s", server, error)
             return None
         jobs = listing.named(self._name, self._owner)
-        job = next((job for job in jobs if server.job_id in (None, job.job_id)), None)
-        if job is not None and not job.state.ended:
+        found = next((job for job in jobs if server.job_id in (None, job.job_id)), None)
+        if found is not None and not found.state.ended:
             log.error("%s the service account cannot see the job: let it see all jobs (PrivateData)", server)
-        return job
+        return found
 
-    def seen_after_all(self, job: JobStatus) -> Sighting:
+    def seen_after_all(self, server: Server, job: JobStatus) -> Sighting:
         """Return the sighting of a job that only its owner sees."""
         self._absent = 0
-        return Sighting(job, LISTINGS_TO_BELIEVE, self._cluster.scheduler.why(job))
+        return Sighting(job, LISTINGS_TO_BELIEVE, self._why(server, job))

@@ -12,7 +12,8 @@ from pathlib import Path
 from gateway.errors import GatewayError, SubmitOutcomeUnknown
 from gateway.lifecycle import Event, Phase
 from gateway.model import EndReason, JobId, Server
-from gateway.script import JobFacts, render_script
+from gateway.rendering import render
+from gateway.script import JobFacts
 from gateway.servers import patience
 from gateway.servers.cluster import Cluster
 from gateway.servers.record import Record
@@ -100,6 +101,7 @@ class Submission:
     async def _files(self, server: Server) -> Mapping[str, bytes]:
         site = self._cluster(server).site
         secrets = await self._tools.secrets(server)
+        callback = self._tools.callback if site.login.callback and self._tools.callback.url else None
         facts = JobFacts(
             instance=self._tools.instance,
             server_id=server.id,
@@ -108,13 +110,15 @@ class Submission:
             server_name=server.name,
             base_url=server_path(server.user, server.name),
             node_tls=site.tunnel.node_security == "tls",
+            callback_url=f"{callback.url}{server.id}" if callback else "",
         )
         return {
-            "script": render_script(site, server.choices, facts).encode(),
+            "script": (await render(site, server.choices, facts)).encode(),
             "token": secrets.token.encode(),
             "key.pem": secrets.key_pem.encode(),
             "cert.pem": secrets.certificate_pem.encode(),
             "client-ca.pem": await asyncio.to_thread(Path(self._tools.authority.client_ca).read_bytes),
+            **(callback.files(secrets.token) if callback else {}),
         }
 
     async def settle(self, server: Server) -> float:

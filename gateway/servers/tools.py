@@ -9,6 +9,7 @@ from gateway.metrics import Metrics
 from gateway.model import Secrets, Server
 from gateway.pki import Authority
 from gateway.routing import Routing
+from gateway.servers.callback import Callback
 from gateway.servers.cluster import Cluster, News
 from gateway.servers.feed import Feed
 from gateway.store import ServerStore
@@ -26,6 +27,7 @@ class Tools:
     metrics: Metrics
     clusters: Mapping[str, Cluster]
     news: Mapping[str, News]
+    callback: Callback
 
     async def secrets(self, server: Server) -> Secrets:
         """Return the secrets of a server that has not ended."""

@@ -4,6 +4,7 @@ from gateway.store.database import Database
 from gateway.store.history import History, keep_short
 from gateway.store.servers import ServerStore
 from gateway.store.sessions import Code, GrantRow, Session, SessionStore
+from gateway.store.site_views import SiteViewStore
 from gateway.store.upgrade import upgrade
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ServerStore",
     "Session",
     "SessionStore",
+    "SiteViewStore",
     "keep_short",
     "upgrade",
 ]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import Select
 
@@ -67,16 +67,23 @@ class SessionStore:
     async def session(self, session_hash: str) -> Session | None:
         """Return the session of this cookie hash, unless it has expired."""
         query = (
-            select(users.c.name, users.c.admin, sessions.c.expires)
+            select(users.c.name, users.c.admin, users.c.groups, sessions.c.expires)
             .join_from(sessions, users)
             .where(sessions.c.hash == session_hash, sessions.c.expires > _now())
         )
         row = await self._database.row(query)
-        return None if row is None else Session(session_hash, User(row.name, row.admin), row.expires)
+        return None if row is None else Session(session_hash, _user(row, row.admin), row.expires)
 
     async def knows(self, name: str) -> bool:
         """Return whether somebody of this name has logged in before, or has got a token."""
         return await self._database.row(select(users.c.name).where(users.c.name == name)) is not None
+
+    async def person(self, name: str) -> User | None:
+        """Return somebody as the directory had them at their last login; None if nothing is known."""
+        row = await self._database.row(
+            select(users.c.name, users.c.admin, users.c.groups).where(users.c.name == name)
+        )
+        return None if row is None else _user(row, row.admin)
 
     async def end_session(self, session_hash: str) -> None:
         """Forget a session; its grants and codes go with it.
@@ -149,11 +156,13 @@ class SessionStore:
 
     async def token_user(self, token_hash: str) -> User | None:
         """Return for whom this token holds, unless it has expired."""
-        query = select(tokens.c.user, tokens.c.admin).where(
-            tokens.c.hash == token_hash, tokens.c.expires > _now()
+        query = (
+            select(users.c.name, users.c.groups, tokens.c.admin)
+            .join_from(tokens, users)
+            .where(tokens.c.hash == token_hash, tokens.c.expires > _now())
         )
         row = await self._database.row(query)
-        return None if row is None else User(row.user, row.admin)
+        return None if row is None else _user(row, row.admin)
 
 
 def _holding_grants() -> Select[Any]:
@@ -166,10 +175,14 @@ def _holding_grants() -> Select[Any]:
 
 
 async def _upsert_user(connection: AsyncConnection, user: User) -> None:
-    values: dict[str, Any] = {"admin": user.admin, "last_login": _now()}
+    values: dict[str, Any] = {"admin": user.admin, "groups": sorted(user.groups), "last_login": _now()}
     changed = await connection.execute(update(users).where(users.c.name == user.name).values(values))
     if not changed.rowcount:
         await connection.execute(insert(users).values(name=user.name, created=_now(), **values))
+
+
+def _user(row: Row[Any], admin: bool) -> User:
+    return User(row.name, admin, frozenset(row.groups))
 
 
 def _now() -> datetime:

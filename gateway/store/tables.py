@@ -60,6 +60,7 @@ users = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("admin", Boolean, nullable=False),
+    Column("groups", JSON, nullable=False, default=list, server_default=text("'[]'")),
     Column("created", Instant, nullable=False),
     Column("last_login", Instant),
 )
@@ -120,6 +121,7 @@ servers = Table(
     Column("message", Text, nullable=False, server_default=text("''")),
     Column("native_reason", Text, nullable=False, server_default=text("''")),
     Column("starts", Instant),
+    Column("ends", Instant),
     Column("cleaned", Boolean, nullable=False, server_default=false()),
 )
 Index("ix_servers_user_name", servers.c.user, servers.c.name, servers.c.created)
@@ -162,4 +164,25 @@ timeline = Table(
     Column("seconds", Float),
     Column("times", Integer, nullable=False, server_default=text("1")),
     Column("until", Instant),
+)
+
+#: Jobs with names of this instance that no server knows.
+orphans = Table(
+    "orphans",
+    metadata,
+    Column("cluster", String(64), primary_key=True),
+    Column("job_id", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("first_seen", Instant, nullable=False),
+    Column("cancelled", Instant),
+)
+
+#: The last drop-in files of each cluster that were good.
+site_views = Table(
+    "site_views",
+    metadata,
+    Column("cluster", String(64), primary_key=True),
+    Column("value", JSON, nullable=False),
+    Column("at", Instant, nullable=False),
 )

@@ -20,7 +20,7 @@ from gateway.lifecycle import Phase
 from gateway.model import USER_NAME, Server, User
 from gateway.urls import check_server_name, server_path
 from gateway.web.base import SAFE_METHODS, Page, secret_hash
-from gateway.web.words import is_open, is_over, progress_event
+from gateway.web.words import is_open, is_over, progress_event, seconds_left
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,9 @@ class UserServer(Api):
     async def post(self, user_name: str, name: str | None = None) -> None:
         """Start it: 201 if it is ready at once, 202 if it will be."""
         user = self.owner(user_name)
-        choices = options.check(self.services.sites(), self._submitted())
+        chooser = user if user == self.user else await self.services.sessions.person(user.name)
+        discoveries = self.services.discoveries()
+        choices = options.check(self.services.sites(), self._submitted(), chooser or user, discoveries)
         server = await self.services.servers.start(user, check_server_name(name or ""), choices)
         self.set_status(201 if is_open(server) else 202)
         self.set_header("Location", self.origins.server_url(server.user, server.name))
@@ -184,6 +186,33 @@ class Metrics(Api):
             raise NotFound("no metrics")
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.finish(self.services.metrics())
+
+
+class Orphans(Api):
+    """``/hub/api/orphans``: this gateway's jobs that no server answers for, for administrators."""
+
+    async def get(self) -> None:
+        """Tell which, whose, since when, and when they are cancelled."""
+        if not self.user.admin:
+            raise Forbidden("orphans are for administrators")
+        orphans = self.services.orphans
+        known = await orphans.all() if orphans else ()
+        self.finish(
+            {
+                "orphans": [
+                    {
+                        "cluster": orphan.cluster,
+                        "job_id": orphan.job_id,
+                        "name": orphan.name,
+                        "owner": orphan.owner,
+                        "first_seen": _time(orphan.first_seen),
+                        "cancelled_after": _time(orphans.cancelled_after(orphan)) if orphans else None,
+                        "cancelled": _time(orphan.cancelled) if orphan.cancelled else None,
+                    }
+                    for orphan in known
+                ]
+            }
+        )
 
 
 class NoSuchCall(Api):
@@ -270,6 +299,9 @@ def _server_model(server: Server, request: Api) -> dict[str, Any]:
             "host": server.host,
             "message": server.message,
             "native_reason": server.native_reason,
+            "starts": _time(server.starts) if server.starts else None,
+            "ends": _time(server.ends) if server.ends else None,
+            "seconds_left": seconds_left(server, request.now()),
         },
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from gateway.decide import ENDS
@@ -38,6 +39,8 @@ _ENDS: dict[EndReason, str] = {
     EndReason.FINISHED: "Finished",
     EndReason.WALLTIME: "Time is up",
     EndReason.CANCELLED: "Cancelled",
+    EndReason.OUT_OF_MEMORY: "Out of memory",
+    EndReason.NODE_FAILED: "Node failed",
     EndReason.FAILED: "Failed",
     EndReason.REFUSED: "Not started",
     EndReason.PREEMPTED: "Preempted",
@@ -63,6 +66,13 @@ def is_open(server: Server | None) -> bool:
 def is_over(server: Server | None) -> bool:
     """Return whether there is nothing to wait for or to stop."""
     return server is None or server.phase is Phase.ENDED
+
+
+def seconds_left(server: Server, now: datetime) -> int | None:
+    """Return how much of the walltime of a running job is left; None if it does not run, or nobody says."""
+    if server.ends is None or is_over(server):
+        return None
+    return max(0, int((server.ends - now).total_seconds()))
 
 
 def describe(server: Server) -> Words:
@@ -109,6 +119,7 @@ def progress_event(server: Server, open_url: str) -> dict[str, Any]:
         "title": words.title,
         "native_reason": server.native_reason,
         "starts": server.starts.isoformat() if server.starts else None,
+        "ends": server.ends.isoformat() if server.ends else None,
     }
     if server.phase is Phase.READY and server.wanted:
         event |= {"ready": True, "url": open_url}

@@ -1,13 +1,22 @@
 """What is done next with a server that has a job: above all, what is not taken for its end."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.decide import START_PATIENCE, Act, Decision, Sighting, decide, how_it_ended
+from gateway.decide import (
+    START_PATIENCE,
+    Act,
+    Decision,
+    Sighting,
+    decide,
+    how_it_ended,
+    where_it_calls_from,
+    where_it_says,
+)
 from gateway.lifecycle import WITH_JOB, Event, Phase
-from gateway.model import Choices, EndReason, JobId, JobState, JobStatus, Server
+from gateway.model import Choices, EndReason, JobEnd, JobId, JobState, JobStatus, Server
 from gateway.script import Exit, ExitWord
 
 NOW = datetime.now(UTC)
@@ -152,40 +161,119 @@ def test_while_stopping_only_the_end_matters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "left", "reason"),
+    ("end", "left", "reason", "says"),
     [
-        (JobState.COMPLETED, (0, ExitWord.FINISHED), EndReason.FINISHED),
-        (JobState.COMPLETED, (0, ExitWord.WALLTIME), EndReason.WALLTIME),
-        (JobState.COMPLETED, None, EndReason.FINISHED),
-        (JobState.WALLTIME, None, EndReason.WALLTIME),
-        (JobState.WALLTIME, (143, ExitWord.TERMINATED), EndReason.WALLTIME),
-        (JobState.CANCELLED, (143, ExitWord.TERMINATED), EndReason.CANCELLED),
-        (JobState.PREEMPTED, (143, ExitWord.TERMINATED), EndReason.PREEMPTED),
-        (JobState.FAILED, (3, ExitWord.FAILED), EndReason.FAILED),
-        (JobState.FAILED, (1, ExitWord.NO_PORT), EndReason.FAILED),
-        (JobState.FAILED, None, EndReason.FAILED),
-        (None, (3, ExitWord.FAILED), EndReason.FAILED),
-        (None, (0, ExitWord.WALLTIME), EndReason.WALLTIME),
-        (None, (143, ExitWord.TERMINATED), EndReason.LOST),
-        (None, None, EndReason.LOST),
+        (JobEnd(JobState.COMPLETED), (0, ExitWord.FINISHED), EndReason.FINISHED, "by itself"),
+        (JobEnd(JobState.COMPLETED), (0, ExitWord.WALLTIME), EndReason.WALLTIME, "walltime"),
+        (JobEnd(JobState.COMPLETED), None, EndReason.FINISHED, "by itself"),
+        (JobEnd(JobState.WALLTIME), None, EndReason.WALLTIME, "longer walltime"),
+        (JobEnd(JobState.WALLTIME), (143, ExitWord.TERMINATED), EndReason.WALLTIME, "walltime"),
+        (JobEnd(JobState.CANCELLED), (0, ExitWord.WALLTIME), EndReason.WALLTIME, "walltime"),
+        (JobEnd(JobState.CANCELLED), None, EndReason.CANCELLED, "was cancelled"),
+        (JobEnd(JobState.CANCELLED, by="alice"), None, EndReason.CANCELLED, "You cancelled"),
+        (JobEnd(JobState.CANCELLED, by="alice@login1"), None, EndReason.CANCELLED, "You cancelled"),
+        (JobEnd(JobState.CANCELLED, by="<b>x</b>"), None, EndReason.CANCELLED, "was cancelled"),
+        (JobEnd(JobState.CANCELLED, by="root"), None, EndReason.CANCELLED, "An administrator"),
+        (JobEnd(JobState.CANCELLED, by="0"), None, EndReason.CANCELLED, "An administrator"),
+        (JobEnd(JobState.CANCELLED, by="1003"), None, EndReason.CANCELLED, "was cancelled"),
+        (
+            JobEnd(JobState.CANCELLED, by="olga"),
+            (0, ExitWord.WALLTIME),
+            EndReason.CANCELLED,
+            "olga cancelled",
+        ),
+        (JobEnd(JobState.PREEMPTED), (143, ExitWord.TERMINATED), EndReason.PREEMPTED, "higher priority"),
+        (JobEnd(JobState.OUT_OF_MEMORY), (137, ExitWord.FAILED), EndReason.OUT_OF_MEMORY, "with more"),
+        (JobEnd(JobState.NODE_FAILED), None, EndReason.NODE_FAILED, "node"),
+        (
+            JobEnd(JobState.FAILED),
+            (3, ExitWord.FAILED),
+            EndReason.FAILED,
+            "application failed with exit status 3",
+        ),
+        (JobEnd(JobState.FAILED), (137, ExitWord.FAILED), EndReason.FAILED, "memory"),
+        (JobEnd(JobState.FAILED), (139, ExitWord.FAILED), EndReason.FAILED, "signal 11"),
+        (JobEnd(JobState.FAILED), (1, ExitWord.NO_PORT), EndReason.FAILED, "no free port"),
+        (JobEnd(JobState.FAILED, exit_status=7), None, EndReason.FAILED, "job failed with exit status 7"),
+        (JobEnd(JobState.FAILED, signal=9), None, EndReason.FAILED, "killed (signal 9)"),
+        (JobEnd(JobState.FAILED), None, EndReason.FAILED, "The job failed"),
+        (None, (3, ExitWord.FAILED), EndReason.FAILED, "exit status 3"),
+        (None, (0, ExitWord.WALLTIME), EndReason.WALLTIME, "walltime"),
+        (None, (143, ExitWord.TERMINATED), EndReason.LOST, "from outside"),
+        (None, None, EndReason.LOST, "no longer there"),
+        (JobEnd(JobState.UNKNOWN), None, EndReason.LOST, "no longer there"),
     ],
 )
-def test_how_it_ended(state: JobState | None, left: tuple[int, ExitWord] | None, reason: EndReason) -> None:
+def test_how_it_ended(
+    end: JobEnd | None, left: tuple[int, ExitWord] | None, reason: EndReason, says: str
+) -> None:
     said = Exit(*left, restarts=0) if left else None
-    found, text = how_it_ended(SERVER, state, said, "Traceback: no such module")
+    found, text = how_it_ended(SERVER, end, said, "Traceback: no such module")
     assert found is reason
-    assert ("Traceback" in text) == (reason is EndReason.FAILED)
-    assert ("3" in text) == (left == (3, ExitWord.FAILED))
+    sentence, _, detail = text.partition("\n")
+    assert says in sentence
+    shown = (EndReason.FAILED, EndReason.OUT_OF_MEMORY, EndReason.NODE_FAILED, EndReason.LOST)
+    assert ("Traceback" in detail) == (reason in shown)
+    assert len(sentence) <= 250
+
+
+def test_what_a_run_before_a_requeue_left_says_nothing_of_the_end() -> None:
+    requeued = replace(SERVER, restarts=1)
+    left = Exit(0, ExitWord.FINISHED, restarts=0)
+    assert how_it_ended(requeued, None, left, "")[0] is EndReason.LOST
+    assert how_it_ended(requeued, None, replace(left, restarts=1), "")[0] is EndReason.FINISHED
 
 
 def test_a_stop_that_was_asked_for_is_its_own_reason() -> None:
     stopped = replace(SERVER, wanted=False)
-    assert how_it_ended(stopped, JobState.CANCELLED, None, "")[0] is EndReason.STOPPED
+    assert how_it_ended(stopped, JobEnd(JobState.CANCELLED, by="root"), None, "")[0] is EndReason.STOPPED
 
 
 def test_a_reason_that_was_already_found_stands() -> None:
     given_up = replace(SERVER, reason=EndReason.REFUSED, message="It asks for too much.")
-    assert how_it_ended(given_up, JobState.CANCELLED, None, "") == (
+    assert how_it_ended(given_up, JobEnd(JobState.CANCELLED), None, "") == (
         EndReason.REFUSED,
         "It asks for too much.",
     )
+
+
+def test_the_end_of_the_walltime_is_written_when_it_is_known_and_when_it_moves() -> None:
+    ends = NOW + timedelta(minutes=5)
+    assert decided(SERVER, Sighting(replace(JOB, ends=ends))).changes["ends"] == ends
+    known = replace(at(Phase.READY), host="cn1", port=20001, ends=ends)
+    for later, changes in ((10, {}), (600, {"ends": ends + timedelta(seconds=600)})):
+        job = replace(JOB, ends=ends + timedelta(seconds=later), comment=token())
+        assert decided(known, Sighting(job)).changes == changes
+    assert decided(known, Sighting(replace(JOB, comment=token()))).changes == {}
+    assert decided(known, Sighting(replace(JOB, restarts=1))).changes["ends"] is None
+
+
+def test_a_port_that_was_called_in_stands_while_the_scheduler_says_nothing() -> None:
+    starting = replace(at(Phase.STARTING), host="cn1")
+    assert where_it_calls_from(starting, 20001, PORTS) == {"host": "cn1", "port": 20001}
+    known = replace(starting, port=20001)
+    assert decided(known, Sighting(JOB), age=START_PATIENCE + 1) == Decision(Act.REACH)
+    assert where_it_calls_from(known, 20001, PORTS) == {}
+    assert where_it_calls_from(known, 20002, PORTS) == {"host": "cn1", "port": 20002, "generation": 1}
+
+
+@pytest.mark.parametrize("port", [0, 22, 19999, 30000, 99999])
+def test_a_port_outside_of_the_sites_range_is_not_taken(port: int) -> None:
+    starting = replace(at(Phase.STARTING), host="cn1")
+    assert where_it_calls_from(starting, port, PORTS) is None
+    assert where_it_says(starting, token(port=port), PORTS) is None
+
+
+@pytest.mark.parametrize("phase", sorted(set(Phase) - {Phase.STARTING}))
+def test_only_a_starting_server_takes_a_call_or_the_endpoint_file(phase: Phase) -> None:
+    server = replace(at(phase), host="cn1")
+    assert where_it_calls_from(server, 20001, PORTS) is None
+    assert where_it_says(server, token(), PORTS) is None
+
+
+def test_the_endpoint_file_is_believed_as_far_as_a_comment_is() -> None:
+    starting = replace(at(Phase.STARTING), host="cn1")
+    assert where_it_says(starting, f"{token()}\n", PORTS) == {"host": "cn1", "port": 20001}
+    for text in ("", token(restarts=1), token(host="cn2"), token(run="f" * 16), "20001"):
+        assert where_it_says(starting, text, PORTS) is None
+    assert where_it_says(replace(starting, wanted=False), token(), PORTS) is None

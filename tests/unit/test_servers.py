@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,9 @@ from gateway.dataplane.tunnel import Tunnel
 from gateway.endpoint import token
 from gateway.errors import (
     AlreadyRunning,
+    CallRefused,
     DataPlaneError,
+    Forbidden,
     GatewayError,
     LoginNodeUnreachable,
     NotFound,
@@ -26,15 +29,29 @@ from gateway.errors import (
 )
 from gateway.lifecycle import Event, Phase
 from gateway.metrics import Metrics
-from gateway.model import Choices, EndReason, JobId, JobState, JobStatus, Listing, Server, User, job_name
+from gateway.model import (
+    Asked,
+    Choices,
+    EndReason,
+    JobEnd,
+    JobId,
+    JobState,
+    JobStatus,
+    Listing,
+    Server,
+    User,
+    job_name,
+)
 from gateway.pki import Authority
 from gateway.poller import Poller, Tempo
 from gateway.queue import Ending, Queue
 from gateway.routing import Routing
 from gateway.schedulers import get
 from gateway.servers import Cluster, Servers, life, patience, way
+from gateway.servers.callback import Callback, proof
 from gateway.servers.feed import Feed
 from gateway.siteconfig import parse_site_config
+from gateway.siteview import SiteView
 from gateway.store import Database, ServerStore
 from gateway.store.database import DatabaseUnreachable
 from gateway.store.sealed import Seal
@@ -58,6 +75,9 @@ class World:
     lost_answers: int = 0
     listing_fault: GatewayError | None = None
     hides_jobs: bool = False
+    silent: frozenset[str] = frozenset()
+    endpoint_file: str = ""
+    endpoint_reads: int = 0
     answering: bool = True
     listening: set[tuple[str, int]] = field(default_factory=set)
     forwards_made: dict[tuple[str, int], Path] = field(default_factory=dict)
@@ -81,23 +101,34 @@ class World:
             raise SubmitOutcomeUnknown("the connection broke")
         return job_id
 
-    async def listing(self, names: Collection[str]) -> Listing:
+    def asked(self, instance: str, server: Server) -> Asked:
+        return Asked(job_name(instance, server.id), server.user, server.job_id, server.created)
+
+    async def endpoint(self, user: str, server_id: str) -> str:
+        self.endpoint_reads += 1
+        return self.endpoint_file
+
+    async def listing(self, asked: Collection[Asked]) -> Listing:
         if self.listing_fault:
             raise self.listing_fault
         if self.hides_jobs:
             return Listing(())
-        return Listing(tuple(job for job in self.jobs.values() if job.name in names))
+        names = {job.name for job in asked}
+        jobs = tuple(job for job in self.jobs.values() if job.name in names - self.silent)
+        return Listing(jobs, frozenset(names & self.silent))
 
-    async def own_listing(self, user: str, server_id: str, name: str) -> Listing:
-        return Listing(tuple(job for job in self.jobs.values() if job.name == name and job.user == user))
+    async def own_listing(self, user: str, server_id: str, job: Asked) -> Listing:
+        return Listing(
+            tuple(each for each in self.jobs.values() if (each.name, each.user) == (job.name, user))
+        )
 
     async def cancel(self, user: str, server_id: str, job_id: JobId) -> None:
         self.cancels.append(job_id)
         if job_id in self.jobs:
             self.jobs[job_id] = replace(self.jobs[job_id], state=JobState.CANCELLED)
 
-    async def ending(self, user: str, server_id: str, job_id: JobId, state: JobState | None = None) -> Ending:
-        return Ending(state, None, "the last line of the log")
+    async def ending(self, user: str, server_id: str, job: Asked, seen: JobEnd | None = None) -> Ending:
+        return Ending(seen, None, "the last line of the log")
 
     async def remove(self, user: str, server_id: str) -> None:
         self.removed.append(server_id)
@@ -187,12 +218,14 @@ def conductor(world: World, store: ServerStore, authority: Authority, metrics: M
     """Return a function that makes a hub's conductor; several in turn are a hub's restarts."""
 
     def make() -> Servers:
-        site = parse_site_config(GOOD, "site.yaml")
+        site = parse_site_config(GOOD.replace("login:\n", "login:\n  callback: true\n"), "site.yaml")
         tempo = Tempo(busy=0.01, idle=0.02, slowest=0.02)
-        cluster = Cluster(
-            site, get("slurm"), cast("Queue", world), Poller(world, tempo), cast("Tunnel", world)
+        poller, tunnel = Poller(world, tempo), cast("Tunnel", world)
+        cluster = Cluster(SiteView.fixed(site), get("slurm"), cast("Queue", world), poller, tunnel)
+        callback = Callback("https://gateway.example.org/hub/api/callback/")
+        return Servers(
+            INSTANCE, store, cast("Routing", world), authority, {"cascade": cluster}, metrics, callback
         )
-        return Servers(INSTANCE, store, cast("Routing", world), authority, {"cascade": cluster}, metrics)
 
     return make
 
@@ -228,7 +261,9 @@ async def test_from_a_start_to_ready_to_stopped(conductor: Any, world: World, st
     async with conductor() as servers:
         server = await ready(servers, store, world)
         assert (server.host, server.port, server.generation, server.job_id) == ("cn1", 20001, 1, "101")
-        assert sorted(world.files) == ["cert.pem", "client-ca.pem", "key.pem", "script", "token"]
+        assert sorted(world.files) == [
+            *("callback", "cert.pem", "client-ca.pem", "key.pem", "script", "token")
+        ]
         await servers.stop("alice", "")
         ended = await until(store, server.id, Phase.ENDED)
         assert ended.reason is EndReason.STOPPED
@@ -596,6 +631,109 @@ async def test_a_duplicate_of_ones_own_is_cancelled(conductor: Any, world: World
             while world.cancels != ["999"]:
                 await asyncio.sleep(0.01)
         assert (await store.get(server.id)).phase is Phase.READY
+
+
+async def starting(servers: Servers, store: ServerStore, world: World) -> tuple[Server, str]:
+    """Start a server whose scheduler takes no endpoint; return it and its job's proof."""
+    server = await servers.start(ALICE, "", CHOICES)
+    await until(store, server.id, Phase.QUEUED)
+    world.run_job(server, publish=False)
+    await until(store, server.id, Phase.STARTING)
+    return server, proof((await store.secrets([server.id]))[server.id].token)
+
+
+async def test_a_job_gets_what_it_needs_to_call(conductor: Any, world: World, store: ServerStore) -> None:
+    async with conductor() as servers:
+        server, shown = await starting(servers, store, world)
+    assert world.files["callback"] == f"Authorization: Bearer {shown}\n".encode()
+    assert f"/hub/api/callback/{server.id}".encode() in world.files["script"]
+    assert shown.encode() not in world.files["script"]
+
+
+async def test_a_starting_job_that_calls_is_reached_where_the_scheduler_says_that_it_runs(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server, shown = await starting(servers, store, world)
+        await servers.published(server.id, shown, 20001)
+        now = await until(store, server.id, Phase.READY)
+        assert (now.host, now.port) == ("cn1", 20001)
+        with pytest.raises(CallRefused):
+            await servers.published(server.id, shown, 20002)
+        assert (await store.get(server.id)).port == 20001
+
+
+async def test_a_call_that_comes_before_the_scheduler_says_that_the_job_runs_waits_for_that(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await servers.start(ALICE, "", CHOICES)
+        await until(store, server.id, Phase.QUEUED)
+        shown = proof((await store.secrets([server.id]))[server.id].token)
+        call = asyncio.create_task(servers.published(server.id, shown, 20001))
+        await asyncio.sleep(0.1)
+        assert not call.done()
+        world.run_job(server, publish=False)
+        await call
+        await until(store, server.id, Phase.READY)
+
+
+async def test_a_call_that_is_not_the_jobs_own_changes_nothing(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server, shown = await starting(servers, store, world)
+        for server_id, wrong in ((server.id, "0" * 64), (server.id, ""), ("zzzzzzzzzz", shown)):
+            with pytest.raises(Forbidden):
+                await servers.published(server_id, wrong, 20001)
+        for port in (22, 19999, 30000):
+            with pytest.raises(CallRefused):
+                await servers.published(server.id, shown, port)
+        now = await store.get(server.id)
+    assert (now.phase, now.port) == (Phase.STARTING, None)
+
+
+async def test_the_endpoint_file_is_read_only_after_a_while_without_a_word_and_not_often(
+    conductor: Any, world: World, store: ServerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FILE_AFTER", 0.3)
+    monkeypatch.setattr(patience, "FILE_AGAIN", 0.2)
+    async with conductor() as servers:
+        server, _ = await starting(servers, store, world)
+        await asyncio.sleep(0.1)
+        assert world.endpoint_reads == 0
+        world.endpoint_file = token("f" * 16, 0, "cn1", 20001)
+        await asyncio.sleep(0.6)
+        assert 1 <= world.endpoint_reads <= 3
+        world.endpoint_file = token(server.run, 0, "cn1", 20001)
+        await until(store, server.id, Phase.READY)
+        reads = world.endpoint_reads
+        await asyncio.sleep(0.5)
+        assert world.endpoint_reads == reads
+
+
+async def test_a_listing_that_says_nothing_of_a_job_is_no_news_of_it(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        world.silent = frozenset({job_name(INSTANCE, server.id)})
+        await asyncio.sleep(0.3)
+        assert (await store.get(server.id)).phase is Phase.READY
+        world.jobs.clear()
+        await asyncio.sleep(0.1)
+        assert (await store.get(server.id)).phase is Phase.READY
+        world.silent = frozenset()
+        await until(store, server.id, Phase.ENDED)
+
+
+async def test_how_long_the_walltime_goes_on_is_known_also_where_the_scheduler_does_not_say(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+    left = (server.ends or server.changed) - datetime.now(UTC)
+    assert timedelta(minutes=4) < left <= timedelta(minutes=5)
 
 
 async def test_a_database_that_fails_for_a_moment_ends_no_life(

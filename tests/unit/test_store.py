@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.errors import AlreadyRunning, ConfigError, NotFound
 from gateway.lifecycle import Event, Phase, UnexpectedEvent
 from gateway.model import Choices, EndReason, JobId, Secrets, Server, User
-from gateway.store import Code, Database, ServerStore, SessionStore, upgrade
+from gateway.store import Code, Database, ServerStore, SessionStore, SiteViewStore, upgrade
 from gateway.store.database import DatabaseUnreachable
 from gateway.store.sealed import Seal
 from gateway.store.tables import metadata
@@ -59,8 +59,8 @@ def sessions(database: Database) -> SessionStore:
 
 async def test_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite"
-    assert await upgrade(url) == (None, "0002")
-    assert await upgrade(url) == ("0002", "0002")
+    assert await upgrade(url) == (None, "0003")
+    assert await upgrade(url) == ("0003", "0003")
     engine = create_engine(f"sqlite:///{tmp_path}/gateway.sqlite")
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -216,3 +216,42 @@ async def test_a_write_whose_caller_is_cancelled_is_whole_and_leaves_nothing_loc
     with pytest.raises(asyncio.CancelledError):
         await step
     assert (await servers.get(SERVER.id)).phase is Phase.SUBMITTING
+
+
+async def test_choices_of_an_older_version_are_read_with_what_has_come_since(
+    servers: ServerStore, tmp_path: Path
+) -> None:
+    chosen = replace(SERVER.choices, qos="normal", exclusive=True, extra={"image": "a"})
+    await servers.create(replace(SERVER, choices=chosen), SECRETS)
+    assert (await servers.get(SERVER.id)).choices == chosen
+    old = '{"cluster":"lab","application":"lab","partition":"short","walltime":5,"cores":1,"memory":500}'
+    connection = sqlite3.connect(tmp_path / "gateway.sqlite")
+    connection.execute("UPDATE servers SET choices = ?", (old,))
+    connection.commit()
+    connection.close()
+    assert (await servers.get(SERVER.id)).choices == SERVER.choices
+
+
+async def test_the_last_good_view_of_a_site_outlives_the_hub(database: Database) -> None:
+    views = SiteViewStore(database)
+    assert await views.load("lab") is None
+    await views.save("lab", {"files": ["a"]})
+    await views.save("other", {})
+    await views.save("lab", {"files": ["b"]})
+    found = await views.load("lab")
+    assert found is not None
+    assert found[0] == {"files": ["b"]}
+    assert datetime.now(UTC) - found[1] < timedelta(minutes=1)
+
+
+async def test_a_persons_groups_are_those_of_the_last_login(sessions: SessionStore) -> None:
+    later = NOW + timedelta(hours=1)
+    await sessions.add_token(User("alice"), "t1", "lab", later)
+    assert await sessions.token_user("t1") == User("alice")
+    assert await sessions.person("bob") is None
+    for groups in ({"staff", "gpu"}, {"gpu"}):
+        alice = User("alice", groups=frozenset(groups))
+        await sessions.login(alice, f"s{len(groups)}", later)
+        found = await sessions.session("s2")
+        assert found is not None
+        assert [found.user, await sessions.person("alice"), await sessions.token_user("t1")] == [alice] * 3

@@ -60,7 +60,7 @@ def interrupted_at(number: int) -> Iterator[None]:
         event.remove(Engine, "before_cursor_execute", interrupt)
 
 
-@pytest.fixture(params=[None, "0001"])
+@pytest.fixture(params=[None, "0001", "0002"])
 def before(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     """Return the revision of a database before; with a line in its timeline."""
     revision: str | None = request.param
@@ -72,7 +72,8 @@ def before(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
             connection.exec_driver_sql(
-                "INSERT INTO timeline VALUES (1, 'x', '2026-03-01', 'gone', 'ended', '')"
+                "INSERT INTO timeline (number, server_id, at, event, phase, text) "
+                "VALUES (1, 'x', '2026-03-01', 'gone', 'ended', '')"
             )
         engine.dispose()
     return revision
@@ -102,11 +103,11 @@ async def test_one_that_is_interrupted_anywhere_has_changed_nothing_and_the_next
                 assert await upgrade(url) == (before, head())
             except Interrupted:
                 continue
-    assert number > 5
+    assert number >= 5
     assert lines(tmp_path) == (1 if before else 0)
 
 
-@pytest.mark.parametrize("statement", ["INSERT INTO alembic_version", "RENAME TO timeline"])
+@pytest.mark.parametrize("statement", ["INSERT INTO alembic_version", "CREATE TABLE orphans"])
 async def test_one_that_is_killed_does_not_stop_the_next_one(
     before: str | None, url: str, tmp_path: Path, statement: str
 ) -> None:

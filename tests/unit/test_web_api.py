@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from tornado.testing import bind_unused_port
 
 from gateway.errors import NotFound
 from gateway.lifecycle import Phase
-from gateway.model import EndReason, User
+from gateway.model import EndReason, JobId, User
 from gateway.origins import Origins
+from gateway.store.orphans import Orphan
 from gateway.web import api, make_application, make_server
 from gateway.web.base import secret_hash
 from tests.unit.web_fakes import Browser, World, server, token
@@ -256,3 +258,40 @@ async def test_progress_shows_signs_of_life_and_lets_go_of_a_browser_that_left(
 
 async def test_the_progress_of_a_server_that_never_was_is_not_found(browser: Browser) -> None:
     assert (await call(browser, "/users/alice/servers/exp1/progress"))[0] == 404
+
+
+async def test_how_much_walltime_is_left_is_told_while_the_job_runs(browser: Browser, world: World) -> None:
+    ends = world.clock() + timedelta(minutes=5)
+    world.servers.put(server(ends=ends))
+    _, body = await call(browser, "/users/alice")
+    state = body["servers"][""]["state"]
+    assert 290 <= state["seconds_left"] <= 300
+    assert datetime.fromisoformat(state["ends"]) == ends
+    world.servers.put(server(phase=Phase.QUEUED))
+    _, body = await call(browser, "/users/alice")
+    assert body["servers"][""]["state"]["seconds_left"] is None
+
+
+class FakeOrphans:
+    """One job that no server answers for."""
+
+    async def all(self) -> list[Orphan]:
+        return [Orphan("lab", JobId("7"), "gw-abcdef-zzzzzzzzzz", "bob", datetime(2026, 2, 1, tzinfo=UTC))]
+
+    def cancelled_after(self, orphan: Orphan) -> datetime:
+        return orphan.first_seen + timedelta(hours=24)
+
+
+async def test_jobs_that_no_server_answers_for_are_shown_to_administrators_alone(world: World) -> None:
+    listening, port = bind_unused_port()
+    http = make_server(make_application(replace(world.services(), orphans=FakeOrphans())))
+    http.add_sockets([listening])
+    code, body = await call(Browser(port), "/orphans", who="carol")
+    assert code == 200
+    (orphan,) = body["orphans"]
+    assert (orphan["cluster"], orphan["job_id"], orphan["owner"]) == ("lab", "7", "bob")
+    assert orphan["cancelled_after"] == "2026-02-02T00:00:00Z"
+    assert (await call(Browser(port), "/orphans", who="alice"))[0] == 403
+    assert (await call(Browser(port), "/orphans", who=""))[0] == 403
+    http.stop()
+    await http.close_all_connections()

@@ -1,0 +1,266 @@
+"""Where a server is, said in three ways, each with real JupyterLab; and every way of lying about it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import hmac
+import os
+import secrets
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Lab, gateway
+from tests.lab import forward as forward_module
+from tests.lab.accounts import BY_NAME
+from tests.lab.nodes import Node, wait_until
+from tests.lab.staging import COMPUTE_NODES, HOST
+from tests.live.calls import Admin
+from tests.live.client import Person
+
+_BIN = "/srv/denying"
+_SITE_CONFIG = gateway.SITE_CONFIG.replace(
+    "act_as: sudo\n", f"act_as: sudo\n  callback: true\n  bin: {_BIN}\n", 1
+)
+#: Takes Jupyter's arguments, and listens nowhere.
+_MUTE = "  - {name: mute, title: It says nothing, command: [/srv/mute]}\n"
+_DENYING = """\
+#!/bin/sh
+[ "$1" != update ] || { echo 'slurm_update error: Access/permission denied' >&2; exit 1; }
+exec /usr/bin/scontrol "$@"
+"""
+_PROGRAMS = ("sbatch", "squeue", "scancel", "sacct", "sinfo", "sacctmgr")
+_NEW_NET = 0x40000000  # CLONE_NEWNET, setns(2)
+
+
+def listening_inside(node: Node, port: int) -> socket.socket:
+    """Return a socket that listens on a node's own loopback: sockets stay where they were made."""
+    made: list[socket.socket] = []
+
+    def make() -> None:
+        descriptor = os.open(f"/proc/{node.pid}/ns/net", os.O_RDONLY)
+        try:
+            if not ctypes.CDLL(None, use_errno=True).setns(descriptor, _NEW_NET):
+                made.append(socket.create_server(("127.0.0.1", port)))
+        finally:
+            os.close(descriptor)
+
+    thread = threading.Thread(target=make)  # setns moves one thread, which ends
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+def relay(lab: Lab, node: str) -> subprocess.Popen[Any]:
+    """Let jobs on a compute node reach the hub's address, as they may on many clusters."""
+    with listening_inside(lab.nodes[node], lab.port) as listening:
+        fd = listening.fileno()
+        words = [
+            gateway.PYTHON,
+            "-I",
+            "-c",
+            Path(forward_module.__file__).read_text(),
+            str(fd),
+            str(lab.port),
+        ]
+        return lab.popen("hub", words, pass_fds=(fd,), stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def relays(lab: Lab) -> Iterator[Mapping[str, subprocess.Popen[Any]]]:
+    """Run a gateway whose jobs may not change themselves, but may call."""
+    srv = lab.state / "srv"
+    (srv / "denying").mkdir()
+    for name in _PROGRAMS:
+        (srv / "denying" / name).symlink_to(f"/usr/bin/{name}")
+    for path, text in ((srv / "denying/scontrol", _DENYING), (srv / "mute", "#!/bin/sh\nexec sleep 300\n")):
+        path.write_text(text)
+        path.chmod(0o755)
+    (srv / "hub-ca.pem").write_text(lab.authority.read_text())
+    lab.stop_gateway()
+    lab.write_gateway_config(f"{_SITE_CONFIG}{_MUTE}")
+    with (lab.state / "hub/gateway_config.py").open("a") as config:
+        config.write(f'c.Gateway.callback_ca = "{gateway.ETC}/ca.pem"\n')
+    lab.start_gateway()
+    running = {node: relay(lab, node) for node in COMPUTE_NODES}
+    try:
+        yield running
+    finally:
+        for each in running.values():
+            each.kill()
+            each.wait()
+        lab.stop_gateway()
+        lab.clear_jobs()
+        lab.write_gateway_config()
+        lab.start_gateway()
+
+
+@pytest.fixture(scope="module")
+def admin(lab: Lab, relays: object) -> Admin:
+    return Admin(lab)
+
+
+def told(admin: Admin, server_id: str) -> list[str]:
+    """Return what the timeline says of how a server's place was learnt; it is written a little later."""
+    wait_until(lambda: "endpoint" in admin.story(server_id), "the timeline is written", 5)
+    return admin.story(server_id)["endpoint"]
+
+
+def test_a_job_that_may_not_publish_calls_and_one_that_cannot_call_is_read(
+    lab: Lab, admin: Admin, relays: Mapping[str, subprocess.Popen[Any]]
+) -> None:
+    relays["cn2"].kill()
+    relays["cn2"].wait()
+    people = {"file": Person(lab, "bob").login(), "callback": Person(lab, "alice").login()}
+    ids = {"file": admin.start("bob", "work", memory="500M", partition="gpu")}  # which is cn2
+    admin.wait(ids["file"], "starting")
+    lab.login.run(["scontrol", "update", "NodeName=cn2", "State=DRAIN", "Reason=test"], check=True)
+    ids["callback"] = admin.start("alice", "work", memory="500M")
+    admin.wait(ids["callback"], "starting")
+    lab.login.run(["scontrol", "update", "NodeName=cn2", "State=RESUME"], check=True)
+    calls = Calls(lab)
+    for way, server_id in reversed(ids.items()):
+        row = admin.wait(server_id, "ready")
+        assert row["host"] == ("cn1" if way == "callback" else "cn2")
+        (said,) = told(admin, server_id)
+        assert said.startswith("The job has called" if way == "callback" else "The job's endpoint file")
+        shown = lab.login.run(["squeue", "-h", "-j", row["job_id"], "-o", "%k"], check=True)
+        assert "gw1:" not in shown.stdout
+        person = people[way]
+        person.enter("work")
+        assert person.call("GET", "api/status", server="work").status == 200
+        assert calls.call(server_id, calls.proof(server_id, person.name), "20001") == 409
+        admin.stop(person.name, "work")
+
+
+class Calls:
+    """A compute node's user, who calls the hub."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def proof(self, server_id: str, user: str = "alice") -> str:
+        """Return what the job of a server shows, from its own file."""
+        path = self._lab.state / f"home/{user}/.gateway/{server_id}"
+        header = (path / "callback").read_text()
+        token = (path / "token").read_text()
+        expected = hmac.new(token.encode(), b"callback", hashlib.sha256).hexdigest()
+        assert header == f"Authorization: Bearer {expected}\n"
+        return expected
+
+    def call(self, server_id: str, proof: str | None, body: str) -> int:
+        """Call from a compute node; return the status."""
+        words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", "/srv/hub-ca.pem"]
+        words += ["-H", f"Authorization: Bearer {proof}"] if proof is not None else []
+        url = f"https://{HOST}:{self._lab.port}/hub/api/callback/{server_id}"
+        words += ["-H", "Content-Type: text/plain", "--data-binary", body, url]
+        done = self._lab.run("cn1", words, user="bob", check=True)
+        return int(done.stdout)
+
+
+#: What a job's owner may write into its comment: RUN and HOST stand for what is true.
+_COMMENTS = {
+    "wrong-run": "gw1:0123456789abcdef:0:HOST:20001",
+    "wrong-restart": "gw1:RUN:1:HOST:20001",
+    "wrong-host": "gw1:RUN:0:login:20001",
+    "wrong-port": "gw1:RUN:0:HOST:6817",
+    "no-port": "gw1:RUN:0:HOST:http",
+    "true-then-false": "gw1:RUN:0:HOST:20001 gw1:RUN:0:login:20001",
+}
+#: What may stand at the place of the endpoint file.
+_FILES = ("a-symlink", "of-another-user", "with-a-lie")
+
+
+@pytest.fixture(scope="module")
+def mute(lab: Lab, admin: Admin) -> Iterator[dict[str, dict[str, Any]]]:
+    """Start a server for each lie, all at once; yield their rows when all are starting."""
+    for node in ("debug", "short"):
+        setting = [f"PartitionName={node}", "OverSubscribe=FORCE:8"]
+        lab.login.run(["scontrol", "update", *setting], check=True)
+    names = [*_COMMENTS, *_FILES, "true-file", "called"]
+    ids = {name: admin.start("alice", name, application="mute", memory="50M") for name in names}
+    try:
+        yield {name: admin.wait(server_id, "starting") for name, server_id in ids.items()}
+    finally:
+        for name in names:
+            admin.stop("alice", name)
+        for server_id in ids.values():
+            admin.wait(server_id, "ended")
+        for node in ("debug", "short"):
+            setting = [f"PartitionName={node}", "OverSubscribe=NO"]
+            lab.login.run(["scontrol", "update", *setting], check=True)
+
+
+def true_token(row: Mapping[str, Any]) -> str:
+    return f"gw1:{row['run']}:0:{row['host']}:20001\n"
+
+
+def test_no_lie_in_a_comment_or_in_the_endpoint_file_is_believed(
+    lab: Lab, admin: Admin, mute: dict[str, dict[str, Any]]
+) -> None:
+    for name, comment in _COMMENTS.items():
+        row = mute[name]
+        text = comment.replace("RUN", row["run"]).replace("HOST", row["host"])
+        lab.run(
+            "login",
+            ["scontrol", "update", f"JobId={row['job_id']}", f"Comment={text}"],
+            user="alice",
+            check=True,
+        )
+    homes = lab.state / "home/alice/.gateway"
+    places = {name: homes / row["id"] / "endpoint" for name, row in mute.items()}
+    for name in (*_FILES, "true-file"):
+        places[name].unlink(missing_ok=True)
+    elsewhere = homes / "elsewhere"
+    elsewhere.write_text(true_token(mute["a-symlink"]))
+    os.chown(elsewhere, BY_NAME["alice"].uid, -1)
+    places["a-symlink"].symlink_to("../elsewhere")
+    planted = {
+        "of-another-user": ("bob", true_token(mute["of-another-user"])),
+        "with-a-lie": ("alice", true_token(mute["true-file"])),
+        "true-file": ("alice", true_token(mute["true-file"])),
+    }
+    for name, (owner, text) in planted.items():
+        places[name].write_text(text)
+        os.chown(places[name], BY_NAME[owner].uid, -1)
+    wait_until(lambda: admin.row(mute["true-file"]["id"])["port"] == 20001, "the true file is read", 40)
+    time.sleep(5.5)  # two listings, and one more read of each file
+    for name, row in mute.items():
+        now = admin.row(row["id"])
+        assert now["phase"] == "starting", name
+        assert now["port"] == (20001 if name == "true-file" else None), name
+        assert now["host"] == row["host"], name
+
+
+def test_no_call_but_the_jobs_own_is_taken(lab: Lab, admin: Admin, mute: dict[str, dict[str, Any]]) -> None:
+    calls, row = Calls(lab), mute["called"]
+    server_id = row["id"]
+    own, other = calls.proof(server_id), calls.proof(mute["wrong-run"]["id"])
+    refused = {
+        "no proof": (None, "20001", 403),
+        "an empty proof": ("", "20001", 403),
+        "a wrong proof": (secrets.token_hex(32), "20001", 403),
+        "another server's": (other, "20001", 403),
+        "a privileged port": (own, "22", 409),
+        "a port of another range": (own, "30000", 409),
+        "an endpoint": (own, "login:20001", 400),
+        "not a number": (own, "http", 400),
+    }
+    for what, (proof, body, status) in refused.items():
+        assert calls.call(server_id, proof, body) == status, what
+    assert admin.row(server_id)["port"] is None
+    assert calls.call(server_id, own, "20002") == 204
+    now = admin.row(server_id)
+    assert (now["host"], now["port"], now["phase"]) == (row["host"], 20002, "starting")
+    admin.stop("alice", "called")
+    assert calls.call(server_id, own, "20003") in (403, 409)
+    admin.wait(server_id, "ended")
+    assert calls.call(server_id, own, "20003") == 403
+    assert admin.row(server_id)["port"] in (None, 20002)
