@@ -30,13 +30,16 @@ from gateway.managed import only_keeper
 from gateway.metrics import Metrics
 from gateway.origins import Origins
 from gateway.pki import Authority
+from gateway.reload import Reloader, write_pid
 from gateway.routing import Routing
 from gateway.servers import Cluster, Servers
 from gateway.servicemanager import tell_service_manager
 from gateway.siteconfig import SiteConfig
-from gateway.sites import check_together, load_sites
+from gateway.sites import check_together, load_sites, read_sites, read_source
+from gateway.siteview import SiteViews
 from gateway.ssh.transport import quiet_library_log
-from gateway.store import Database, History, ServerStore, SessionStore, keep_short, upgrade
+from gateway.store import Database, History, ServerStore, SessionStore, SiteViewStore, keep_short, upgrade
+from gateway.store.orphans import OrphanStore
 from gateway.store.sealed import Seal
 from gateway.store.upgrade import current, head
 from gateway.web import make_application, make_server
@@ -90,12 +93,14 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
     group = parts.proxy_group(settings)
     run_dir = parts.private_directory(settings.run_dir, group)
     _allow_many_connections()
-    stopped = _stop_signals()
+    stopped, reload = _signals(reloads=not own_data_plane)
     async with AsyncExitStack() as stack:
         authenticator = parts.authenticator(settings)
         stack.callback(authenticator.close)
-        for directory in (run_dir, parts.private_directory(settings.state_dir)):
-            await _keep_to_one_hub(stack, directory)
+        lock = await _keep_to_one_hub(stack, run_dir)
+        await _keep_to_one_hub(stack, parts.private_directory(settings.state_dir))
+        if not own_data_plane:
+            write_pid(lock)
         if not managed:
             stack.enter_context(only_keeper(run_dir))
         database, sessions, records = await stack.enter_async_context(stores(settings))
@@ -104,7 +109,9 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
         instance = await database.instance()
         duty = Duty.CARRY if managed else Duty.ALL
-        clusters = await _clusters(stack, settings, sites.values(), run_dir, instance, duty)
+        memory = SiteViewStore(database)
+        clusters = await _clusters(stack, settings, sites.values(), run_dir, instance, duty, memory)
+        views = SiteViews((name, cluster.view) for name, cluster in clusters.items())
         haproxy = HAProxy(parts.haproxy_settings(settings, authority, run_dir, managed=managed))
         await haproxy.check_program()
         tunnels = {name: cluster.tunnel for name, cluster in clusters.items()}
@@ -115,20 +122,32 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
             stack.push_async_callback(_stop_data_plane, haproxy, tunnels)
         routing = Routing(records, sessions, haproxy, tunnels, origins, _node_contexts(sites, context))
         metrics = Metrics()
-        servers = Servers(instance, records, routing, authority, clusters, metrics)
+        callback = parts.callback(settings, origins)
+        servers = Servers(instance, records, routing, authority, clusters, metrics, callback)
+        orphans = parts.orphans(settings, instance, OrphanStore(database), clusters, views)
         pages = replace(
-            Services(authenticator, origins, lambda: sites, sessions, records, servers, routing),
+            Services(authenticator, origins, views.sites, sessions, records, servers, routing),
+            discoveries=views.discoveries,
+            views=views,
+            news=servers.news,
+            instance=instance,
+            callback_url=callback.url,
+            orphans=orphans,
             metrics=metrics.exposition,
             session_lifetime=timedelta(hours=settings.gateway.session_hours),
             contact=settings.gateway.contact,
         )
-        web = _listen(pages, run_dir / "hub.sock", group)
-        stack.push_async_callback(_close_web, web)
+        stack.push_async_callback(_close_web, _listen(pages, run_dir / "hub.sock", group))
         await stack.enter_async_context(routing)
         await stack.enter_async_context(servers)
-        stack.callback(asyncio.create_task(_keep_renewing(authority, context)).cancel)
-        forgetting = keep_short(History(database), settings.gateway.history_days)
-        stack.callback(asyncio.create_task(forgetting).cancel)
+        for endless in (
+            _keep_renewing(authority, context),
+            keep_short(History(database), settings.gateway.history_days),
+            Reloader(views, Path(settings.gateway.site_dir), run_dir).run(reload),
+            orphans.run(),
+            *(view.run() for view in views.values()),
+        ):
+            stack.callback(asyncio.create_task(endless).cancel)
         tell_service_manager("READY=1")
         log.info("the gateway is at %s", origins.hub_url("/"))
         await stopped.wait()
@@ -140,8 +159,8 @@ def _check_required(settings: Settings) -> None:
     settings.require_file(settings.gateway, "tls_certificate")
 
 
-async def _keep_to_one_hub(stack: AsyncExitStack, directory: Path) -> None:
-    """Lock a directory until this hub ends, however it ends: two would do everything twice.
+async def _keep_to_one_hub(stack: AsyncExitStack, directory: Path) -> int:
+    """Lock a directory until this hub ends, however it ends: two would do everything twice. Return the lock.
 
     Raises:
         ConfigError: Another hub has the directory, and is not just ending.
@@ -157,7 +176,8 @@ async def _keep_to_one_hub(stack: AsyncExitStack, directory: Path) -> None:
                 raise ConfigError(f"another gateway is running with {directory}: stop it first") from None
             await asyncio.sleep(0.1)
         else:
-            return
+            os.ftruncate(descriptor, 0)  # the process that had it before is not to be told anything
+            return descriptor
 
 
 def _allow_many_connections() -> None:
@@ -177,11 +197,22 @@ async def _keep_renewing(authority: Authority, context: ssl.SSLContext) -> None:
             log.exception("the client certificate for the compute nodes could not be renewed")
 
 
-def _stop_signals() -> asyncio.Event:
-    stopped = asyncio.Event()
+def _signals(*, reloads: bool) -> tuple[asyncio.Event, asyncio.Event]:
+    """Return what is set by the wish to stop, and what by SIGHUP, the wish to reload.
+
+    Where the hub's terminal was closed, SIGHUP is the wish to stop.
+    """
+    stopped, reload = asyncio.Event(), asyncio.Event()
+    loop, terminal = asyncio.get_running_loop(), os.isatty(2)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    return stopped
+        loop.add_signal_handler(number, stopped.set)
+
+    def hang_up() -> None:
+        (stopped if terminal and not os.isatty(2) else reload).set()
+
+    if reloads:
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
+    return stopped, reload
 
 
 async def _clusters(
@@ -191,16 +222,21 @@ async def _clusters(
     run_dir: Path,
     instance: str,
     duty: Duty,
+    memory: SiteViewStore,
 ) -> dict[str, Cluster]:
-    """Return the clusters by name; their connections end with the stack."""
+    """Return the clusters by name, as a hub last knew them; their connections end with the stack."""
     group = parts.proxy_group(settings)
     users = {site.name: parts.user_nodes(site, settings.state_dir, instance) for site in sites}
+    files, _ = read_sites(Path(settings.gateway.site_dir))
     found = {}
     for site in sites:
         node = await stack.enter_async_context(parts.login_node(site))
         if (nodes := users[site.name]) is not None:
             await stack.enter_async_context(nodes)
-        found[site.name] = parts.cluster(site, node, run_dir, group, duty, nodes)
+        cluster = parts.cluster(site, node, run_dir, group, duty, nodes)
+        view = parts.site_view(cluster, node, read_source(files[site.name][1]), instance, memory)
+        await view.recall()
+        found[site.name] = replace(cluster, view=view)
     return found
 
 

@@ -18,8 +18,10 @@ from gateway.commands import (
     generate_config,
     launcher,
     prepare,
+    reload,
     render,
     run,
+    schema,
     token,
     tunnels,
     units,
@@ -30,8 +32,10 @@ from gateway.errors import BadRequest, GatewayError
 #: In the order of ``gateway --help``.
 _COMMANDS = (
     run,
+    reload,
     demo,
     check,
+    schema,
     doctor,
     render,
     why,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from gateway.auth import DENIED_NAMES
@@ -16,18 +18,25 @@ from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
 from gateway.dataplane.masters import Duty, Masters
 from gateway.dataplane.orphans import clear_all_but
 from gateway.dataplane.tunnel import Tunnel, TunnelSettings
+from gateway.dropins import LoginNodes
 from gateway.errors import ConfigError
+from gateway.origins import Origins
+from gateway.orphans import Orphans
 from gateway.pki import Authority
 from gateway.poller import Poller
 from gateway.queue import Queue
 from gateway.schedulers import get as scheduler_named
 from gateway.servers import Cluster
+from gateway.servers.callback import Callback
 from gateway.siteconfig import SiteConfig
+from gateway.sitemerge import Source
+from gateway.siteview import Memory, SiteView, SiteViews
 from gateway.ssh.authority import UserAuthority
 from gateway.ssh.connection import LoginNode
 from gateway.ssh.local import LocalNode
 from gateway.ssh.runner import Runner, Users
 from gateway.ssh.users import UserNodes
+from gateway.store.orphans import OrphanStore
 
 
 def proxy_group(settings: Settings) -> int | None:
@@ -112,7 +121,45 @@ def cluster(
     """
     scheduler = scheduler_named(site.scheduler)
     queue = Queue(site, scheduler, node, users=users)
-    return Cluster(site, scheduler, queue, Poller(queue), tunnel(site, run_dir, group, duty))
+    view = SiteView.fixed(site)
+    return Cluster(view, scheduler, queue, Poller(queue), tunnel(site, run_dir, group, duty))
+
+
+def site_view(cluster: Cluster, node: Runner, trusted: Source, instance: str, memory: Memory) -> SiteView:
+    """Return a cluster's site config as it will be kept up to date.
+
+    Args:
+        cluster: The cluster as its trusted site config has it.
+        node: Its login node.
+        trusted: The text of that file, and its name.
+        instance: Which gateway this is, as in its jobs' names.
+        memory: Keeps the last good drop-ins.
+    """
+    site = cluster.site
+    login = site.login
+    looks = None
+    if login.dropins is not None:
+        hosts = login.hosts or ("localhost",)
+        looks = LoginNodes(hosts, login.dropins, node, partial(_one_host, site))
+    discover = partial(cluster.queue.discover, instance)
+    return SiteView(trusted, site, looks=looks, discover=discover, memory=memory)
+
+
+def orphans(
+    settings: Settings,
+    instance: str,
+    store: OrphanStore,
+    clusters: Mapping[str, Cluster],
+    views: SiteViews,
+) -> Orphans:
+    """Return what looks for jobs of this gateway that no server answers for."""
+    queues = {name: cluster.queue for name, cluster in clusters.items()}
+    grace = timedelta(hours=settings.gateway.orphan_grace_hours)
+    return Orphans(instance, store, queues, views.discoveries, grace)
+
+
+def _one_host(site: SiteConfig, host: str) -> AbstractAsyncContextManager[Runner]:
+    return LoginNode(site.login.model_copy(update={"hosts": (host,)}))
 
 
 def tunnel(site: SiteConfig, run_dir: Path, group: int | None = None, duty: Duty = Duty.ALL) -> Tunnel:
@@ -144,17 +191,31 @@ def tunnel_settings(site: SiteConfig, directory: Path, group: int | None = None)
         group: HAProxy's, where it runs as a user of its own.
     """
     tunnel, login = site.tunnel, site.login
+    key, known_hosts = tunnel.key or login.key, tunnel.known_hosts or login.known_hosts
     return TunnelSettings(
         cluster=site.name,
         hosts=tunnel.hosts or login.hosts,
         port=tunnel.port or login.port,
         user=tunnel.user or login.user,
-        key=tunnel.key or login.key,
-        known_hosts=tunnel.known_hosts or login.known_hosts,
+        key=key,
+        known_hosts=known_hosts,
         count=tunnel.masters,
         directory=directory / site.name,
         group=group,
+        jump=tunnel.jump.before(key, known_hosts) if tunnel.jump else login.hop,
     )
+
+
+def callback(settings: Settings, origins: Origins) -> Callback:
+    """Return where jobs call in their ports, on clusters that let them.
+
+    Raises:
+        ConfigError: The CA's file cannot be read.
+    """
+    ca = settings.gateway.callback_ca
+    if ca:
+        settings.require_file(settings.gateway, "callback_ca")
+    return Callback(origins.hub_url("/hub/api/callback/"), Path(ca).read_bytes() if ca else b"")
 
 
 def haproxy_settings(
@@ -201,6 +262,7 @@ def directory_settings(settings: Settings) -> LdapSettings:
         denied=DENIED_NAMES | frozenset(ldap.denied),
         required_group=ldap.allowed_group,
         admin_group=ldap.admin_group,
+        group_base=ldap.group_base,
         password_url=ldap.password_url,
         connect_timeout=ldap.timeout,
         receive_timeout=ldap.timeout,

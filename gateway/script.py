@@ -7,21 +7,23 @@ scheduler's directive line has to pass the filter ``directive``, and nothing und
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Callable
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from gateway.errors import ConfigError
 from gateway.model import SERVER_ID, Choices, job_name
-from gateway.schedulers import get
+from gateway.quoting import Quoting, Verbatim
+from gateway.schedulers import Scheduler, get
 from gateway.siteconfig import DIRECTIVE_WORD, Application, SiteConfig
+from gateway.urls import server_path
 
-_DIRECTIVE = re.compile(DIRECTIVE_WORD, re.ASCII)
 _INSTANCE = re.compile(r"[a-z2-7]{6}", re.ASCII)
 _RUN = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _EXIT = re.compile(r"([0-9]{1,3}) ([a-z-]{1,20}) ([0-9]{1,6})\s*", re.ASCII)
@@ -39,6 +41,7 @@ class JobFacts:
         server_name: "" for the default server.
         base_url: The path under which browsers see the application, ``/user/alice/``.
         node_tls: Whether the application speaks TLS and asks for the gateway's certificate.
+        callback_url: Where the job may say its port, "" where it may not.
     """
 
     instance: str
@@ -48,6 +51,31 @@ class JobFacts:
     server_name: str
     base_url: str
     node_tls: bool
+    callback_url: str = ""
+
+
+def preview_facts(
+    user: str, server_name: str, instance: str, site: SiteConfig, callback_url: str = ""
+) -> JobFacts:
+    """Return the facts of a script that is shown and not submitted: the id and the run nonce are examples.
+
+    Args:
+        user: The person.
+        server_name: "" for the default server.
+        instance: This gateway's six letters.
+        site: The cluster.
+        callback_url: As the job would be given it.
+    """
+    return JobFacts(
+        instance=instance,
+        server_id="a" * 10,
+        run="0" * 16,
+        user=site.login.owner(user),
+        server_name=server_name,
+        base_url=server_path(user, server_name),
+        node_tls=site.tunnel.node_security == "tls",
+        callback_url=callback_url,
+    )
 
 
 class ExitWord(StrEnum):
@@ -80,13 +108,17 @@ def read_exit(text: str) -> Exit | None:
     return Exit(int(found[1]), ExitWord(found[2]), int(found[3]))
 
 
-def render_script(site: SiteConfig, choices: Choices, job: JobFacts) -> str:
-    """Return the job script.
+def render_script(
+    site: SiteConfig, choices: Choices, job: JobFacts, *, header: str = "", front: str | None = None
+) -> str:
+    """Return the job script, but for what the site itself writes into it: see ``gateway.rendering``.
 
     Args:
         site: The cluster.
         choices: As ``options.check`` returned them.
         job: The rest.
+        header: What stands after the scheduler's directives, rendered.
+        front: What stands before the wrapper in place of the scheduler's template, rendered.
 
     Raises:
         ConfigError: A value cannot stand where the template puts it, or there is no such application.
@@ -97,20 +129,26 @@ def render_script(site: SiteConfig, choices: Choices, job: JobFacts) -> str:
     application = site.application(choices.application)
     if application is None:
         raise ConfigError(f"{site.name}: there is no application {choices.application!r}")
+    scheduler = get(site.scheduler)
     state_in_home, state_path = _state(site.login.state_dir, job)
-    template = _environment(_directory()).get_template(get(site.scheduler).template)
-    return template.render(
-        application=application,
-        choices=choices,
-        job=job,
-        job_name=job_name(job.instance, job.server_id),
-        login=site.login,
-        ports=site.tunnel.ports,
-        program=_program(application),
-        shell=application.shell.split(" "),
-        state_in_home=state_in_home,
-        state_path=state_path,
-    )
+    values: Mapping[str, Any] = {
+        "application": application,
+        "callback_url": job.callback_url or None,
+        "choices": choices,
+        "header": Verbatim(header.strip("\n")),
+        "job": job,
+        "job_name": job_name(job.instance, job.server_id),
+        "login": site.login,
+        "ports": site.tunnel.ports,
+        "program": _program(application),
+        "shell": application.shell.split(" "),
+        "state_in_home": state_in_home,
+        "state_path": state_path,
+    }
+    environment = _environment(_directories(scheduler))
+    if front is None:
+        return environment.get_template(scheduler.template).render(values)
+    return front.strip("\n") + "\n\n" + environment.get_template("wrapper.sh.j2").render(values)
 
 
 def _program(application: Application) -> str:
@@ -130,46 +168,22 @@ def _state(pattern: str, job: JobFacts) -> tuple[bool, str]:
     return in_home, f"{path.rstrip('/')}/{job.server_id}"
 
 
-class _Word(str):
-    """Text that is safe as it stands."""
-
-    __slots__ = ()
-
-
-def _directive(value: object) -> _Word:
-    """Return a value for a scheduler's directive line, where no quoting helps."""
-    if not isinstance(value, str | int) or not _DIRECTIVE.fullmatch(str(value)):
-        raise ConfigError(f"job script: {value!r} cannot stand on a directive line")
-    return _Word(value)
-
-
-def _quoted(value: object) -> str:
-    """Return a value as one shell word. sbatch refuses carriage returns, and no word can hold a NUL."""
-    if isinstance(value, _Word):
-        return value
-    if isinstance(value, jinja2.Undefined) or not isinstance(value, str | int):
-        raise ConfigError(f"job script: {value!r} is not a value")
-    text = str(value)
-    if "\0" in text or "\r" in text:
-        raise ConfigError(f"job script: {text!r} holds a control character")
-    return shlex.quote(text)
-
-
-def _directory() -> Path:
-    return Path(__file__).parent / "templates" / "batch"
+def _directories(scheduler: Scheduler) -> tuple[Path, ...]:
+    """Return where a scheduler's template is looked for: beside its own module first."""
+    own = sys.modules[type(scheduler).__module__].__file__
+    beside = (Path(own).parent / "templates",) if own else ()
+    return (*beside, Path(__file__).parent / "templates" / "batch")
 
 
 @cache
-def _environment(directory: Path) -> jinja2.Environment:
+def _environment(directories: tuple[Path, ...]) -> jinja2.Environment:
     """Return the templates' environment; it only caches what it compiles."""
-    finalize: Callable[[object], str] = _quoted
-    environment = jinja2.Environment(  # noqa: S701  not HTML: finalize quotes for the shell
-        loader=jinja2.FileSystemLoader(directory),
+    environment = jinja2.Environment(  # noqa: S701  not HTML: every value is quoted for the shell
+        loader=jinja2.FileSystemLoader(directories),
         undefined=jinja2.StrictUndefined,
-        finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["directive"] = _directive
+    Quoting(DIRECTIVE_WORD).install(environment)
     return environment

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.commands.base import add_command, add_config
-from gateway.config import load_settings
-from gateway.errors import BadRequest
+from gateway.config import Settings, load_settings
+from gateway.errors import BadRequest, ConfigError
 from gateway.model import USER_NAME
 from gateway.options import check, from_strings
-from gateway.script import JobFacts, render_script
-from gateway.sites import load_site, load_sites
-from gateway.urls import check_server_name, server_path
+from gateway.origins import Origins
+from gateway.rendering import preview_facts, render
+from gateway.siteconfig import SiteConfig
+from gateway.sites import load_site, read_sites, read_source
+from gateway.siteview import SiteView
+from gateway.store import SiteViewStore
+from gateway.support.past import remembered
+from gateway.urls import check_server_name
 
 if TYPE_CHECKING:
     from gateway.commands.base import Commands
@@ -36,25 +43,49 @@ def add(commands: Commands) -> None:
 def _render(options: argparse.Namespace) -> int:
     if not USER_NAME.fullmatch(options.user):
         raise BadRequest(public=f"{options.user!r} is not an account's name.")
-    if options.cluster.endswith((".yaml", ".yml")):
-        site = load_site(Path(options.cluster))
-    else:
-        sites = load_sites(Path(load_settings(options.config).gateway.site_dir))
-        if options.cluster not in sites:
-            raise BadRequest(
-                "", f"There is no cluster {options.cluster}; there is {', '.join(sorted(sites))}."
-            )
-        site = sites[options.cluster]
-    choices = check({site.name: site}, from_strings(site.name, options.option))
     name = check_server_name(options.server) if options.server else ""
-    facts = JobFacts(
-        instance="a" * 6,
-        server_id="a" * 10,
-        run="0" * 16,
-        user=site.login.owner(options.user),
-        server_name=name,
-        base_url=server_path(options.user, name),
-        node_tls=site.tunnel.node_security == "tls",
-    )
-    sys.stdout.write(render_script(site, choices, facts))
+    if options.cluster.endswith((".yaml", ".yml")):
+        known = _Known(load_site(Path(options.cluster)))
+    else:
+        known = asyncio.run(_known(load_settings(options.config), options.cluster))
+    choices = check({known.site.name: known.site}, from_strings(known.site.name, options.option))
+    facts = preview_facts(options.user, name, known.instance, known.site, known.callback)
+    sys.stdout.write(asyncio.run(render(known.site, choices, facts)))
     return 0
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a cluster: its site config, and how the hub would have its jobs called and call."""
+
+    site: SiteConfig
+    instance: str = "a" * 6
+    callback: str = ""
+
+
+async def _known(settings: Settings, name: str) -> _Known:
+    """Return a cluster as a hub knew it last, with its drop-ins; without a hub, as its own file has it."""
+    files, faults = read_sites(Path(settings.gateway.site_dir))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    if name not in files:
+        raise BadRequest("", f"There is no cluster {name}; there is {', '.join(sorted(files))}.")
+    site, path = files[name]
+    callback = ""
+    if site.login.callback and settings.gateway.public_url:
+        origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
+        callback = origins.hub_url(f"/hub/api/callback/{'a' * 10}")
+    if not _has_run(settings):
+        return _Known(site, callback=callback)
+    async with remembered(settings) as database:
+        view = SiteView(read_source(path), site, memory=SiteViewStore(database))
+        await view.recall()
+        return _Known(view.config, await database.instance(), callback)
+
+
+def _has_run(settings: Settings) -> bool:
+    """Return whether a hub has remembered something, as far as this user may know."""
+    try:
+        return bool(settings.gateway.database_url) or (settings.state_dir / "gateway.sqlite").exists()
+    except PermissionError:
+        return True

@@ -79,6 +79,7 @@ def site_config(place: Place, account: str) -> str:
             "act_as": "service",
             "state_dir": str(place.servers),
             "bin": str(place.queue / "bin"),
+            "dropins": None,
         },
         "tunnel": "direct",
         "partitions": [

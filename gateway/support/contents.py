@@ -66,6 +66,7 @@ SHOWN: Mapping[str, frozenset[str]] = {
             "uid_attribute",
             "allowed_group",
             "admin_group",
+            "group_base",
             "min_uid",
             "password_url",
             "timeout",

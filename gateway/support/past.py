@@ -15,6 +15,13 @@ from gateway.store.upgrade import current, head
 
 @asynccontextmanager
 async def history(settings: Settings) -> AsyncIterator[History]:
+    """Open what happened. Raises as `remembered`."""
+    async with remembered(settings) as database:
+        yield History(database)
+
+
+@asynccontextmanager
+async def remembered(settings: Settings) -> AsyncIterator[Database]:
     """Open the database; nothing is made or changed.
 
     Raises:
@@ -27,7 +34,7 @@ async def history(settings: Settings) -> AsyncIterator[History]:
     if revision != head():
         raise ConfigError(f"the database has schema {revision}, not {head()}: run gateway db upgrade")
     async with Database(settings.database_url) as database:
-        yield History(database)
+        yield database
 
 
 def check_owner(settings: Settings) -> None:

@@ -102,6 +102,25 @@ def test_a_restart_of_hub_or_keeper_cuts_no_connection(machine: Systemd, alice: 
     assert alice.state()["phase"] == "ready"
 
 
+def test_reload_takes_up_a_drop_in_and_fails_where_one_is_bad(
+    lab: Lab, machine: Systemd, alice: Person
+) -> None:
+    """Its header is rendered in a process of its own, which the hub's unit must let limit itself."""
+    words = ["install", "-D", "-m", "644", "/dev/stdin", "/etc/gateway/site.d/10.yaml"]
+    text = "version: 1\nscript: {header: 'echo {{ choices.cores }}'}\n"
+    try:
+        lab.login.run(words, input=text, check=True)
+        machine.run("systemctl", "reload", HUB)
+        assert "ok: 3 partitions, from /etc/gateway/sites/lab.yaml, login:" in machine.journal()
+        lab.login.run(words, input="version: 2\n", check=True)
+        assert machine.run("systemctl", "reload", HUB, check=False).returncode
+        assert "/etc/gateway/site.d/10.yaml:1: version" in machine.journal()
+    finally:
+        lab.login.run(["rm", "-rf", "/etc/gateway"], check=True)
+    machine.run("systemctl", "reload", HUB)
+    assert reaches(alice)
+
+
 def test_a_master_that_dies_comes_back_and_the_server_with_it(machine: Systemd, alice: Person) -> None:
     before = masters(machine)
     for pid in before:

@@ -1,5 +1,6 @@
 """The job script: what stands in it, and that no value becomes shell."""
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway import script
 from gateway.errors import ConfigError
 from gateway.model import Choices
 from gateway.script import Exit, ExitWord, JobFacts, read_exit, render_script
@@ -148,6 +150,30 @@ def test_ids_are_checked(field: str, value: str) -> None:
 def test_control_characters_that_no_quoting_helps_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="control character"):
         render_script(with_application(command=(text,)), CHOICES, JOB)
+
+
+def test_no_line_of_a_value_begins_like_a_directive() -> None:
+    """Grid Engine's qsub reads them on any line, and inside of words too."""
+    text = render_script(with_application(prologue="true\n#$ -q other\n#SBATCH --uid=0\n"), CHOICES, JOB)
+    assert not re.search(r"^#(?:\$|SBATCH --uid)", text, re.M)
+
+
+def test_where_a_job_may_not_call_nothing_is_said_of_it() -> None:
+    url = "https://gateway.example.org/hub/api/callback/abcdefghij"
+    assert url in render_script(SITE, CHOICES, replace(JOB, callback_url=url))
+    assert "/hub/api/callback/" not in render_script(SITE, CHOICES, JOB)
+
+
+def test_a_scheduler_of_another_package_has_its_template_beside_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "toque.sh.j2").write_text('{{ job_name }} {% include "wrapper.sh.j2" %}')
+    (tmp_path / "toque.py").write_text("class Toque:\n    template = 'toque.sh.j2'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("toque")
+    monkeypatch.setattr(script, "get", lambda _: module.Toque())
+    assert render_script(SITE, CHOICES, JOB).startswith("gw-inst22-abcdefghij # The wrapper:")
 
 
 def test_an_unknown_application_is_refused() -> None:
