@@ -252,9 +252,14 @@ def _policy_error(result: Mapping[str, Any]) -> int | None:
 
 
 def search(
-    connection: Connection, base: str, search_filter: str, scope: str, attributes: Sequence[str]
+    connection: Connection,
+    base: str,
+    search_filter: str,
+    scope: str,
+    attributes: Sequence[str],
+    most: int = 2,
 ) -> list[dict[str, Any]]:
-    """Return at most two entries; none where the base is not there. References elsewhere are not followed.
+    """Return at most ``most`` entries; none where the base is not there. References are not followed.
 
     Raises:
         NoAnswer, LDAPExceptionError: The server did not answer.
@@ -265,7 +270,7 @@ def search(
         search_filter,
         scope,
         attributes=attributes,
-        size_limit=2,
+        size_limit=most,
         time_limit=connection.receive_timeout,
     )
     _check_answered(connection.result)

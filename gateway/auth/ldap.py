@@ -39,6 +39,7 @@ from gateway.errors import (
     PasswordExpired,
 )
 from gateway.model import USER_NAME, User
+from gateway.siteconfig import DIRECTIVE_WORD
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ _SPECIAL = re.compile(r'([ "#+,;<=>\\])')
 _PRINCIPAL = re.compile(r"\{name\}@[A-Za-z0-9.-]+", re.ASCII)
 #: Attributes in which case means nothing; the accounts that SSSD makes of them are in lower case.
 _WITHOUT_CASE = frozenset({"samaccountname"})
+#: What a site config can name as a group, and the most of them that are kept of a person.
+_GROUP = re.compile(DIRECTIVE_WORD, re.ASCII)
+_MOST_GROUPS = 1000
 _NO_ENTRY = "not one entry in the directory"
 _UNREADABLE = (
     "Your password is right, but the directory does not show the gateway your account. You are not logged in."
@@ -68,7 +72,8 @@ class LdapSettings:
 
     ``user_filter`` is a whole LDAP filter that a person's entry matches. ``uid_attribute`` holds the numeric
     uid; empty to leave the check against ``min_uid`` out. Groups are DNs; a member is an entry that the group
-    lists (``member``, ``uniqueMember``, ``memberUid``) or that lists the group (``memberOf``). Timeouts are
+    lists (``member``, ``uniqueMember``, ``memberUid``) or that lists the group (``memberOf``). A person's
+    groups are those below ``group_base``, by their names; without it those that the entry lists. Timeouts are
     whole seconds. No refusal takes less than ``refusal_takes`` seconds: how long a directory thinks about a
     password would tell whether there is such a name. ``password_url`` is where people change a password.
     """
@@ -87,6 +92,7 @@ class LdapSettings:
     denied: frozenset[str] = DENIED_NAMES
     required_group: str = ""
     admin_group: str = ""
+    group_base: str = ""
     password_url: str = ""
     connect_timeout: int = 4
     receive_timeout: int = 6
@@ -110,7 +116,8 @@ class LdapSettings:
                 "c.Ldap.reader_password_file, or remove c.Ldap.user_dn"
             )
         check_template(self.user_dn)
-        for dn in filter(None, (self.reader_dn, self.base, self.required_group, self.admin_group)):
+        groups = (self.required_group, self.admin_group, self.group_base)
+        for dn in filter(None, (self.reader_dn, self.base, *groups)):
             _check_dn(dn)
         try:
             parse_filter(self.user_filter, None, None, None, None, None)
@@ -197,6 +204,7 @@ class _Entry:
     dn: str
     names: tuple[str, ...]
     uids: tuple[str, ...]
+    gids: tuple[str, ...]
     groups: tuple[str, ...]
 
 
@@ -303,13 +311,13 @@ class LdapAuthenticator:
         settings = self._settings
         name, uid = settings.name_attribute, settings.uid_attribute
         wanted = f"(&{settings.user_filter}({name}={escape_filter_chars(typed)}))"
-        attributes = [attribute for attribute in (name, uid, "memberOf") if attribute]
+        wanted_attributes = (name, uid, "gidNumber", "memberOf")
+        attributes = [attribute for attribute in wanted_attributes if attribute]
         found = search(connection, base, wanted, scope, attributes)
         if len(found) != 1 or not found[0]["dn"]:
             log.info("%s: %d entries in the directory", typed if found else "a name", len(found))
             return None
-        names, uids, groups = (texts(found[0], attribute) for attribute in (name, uid, "memberOf"))
-        return _Entry(found[0]["dn"], names, uids, groups)
+        return _Entry(found[0]["dn"], *(texts(found[0], attribute) for attribute in wanted_attributes))
 
     def _not_shown(self, person: Connection, name: str, typed: str) -> LoginNotAllowed | ConfigError:
         settings = self._settings
@@ -358,7 +366,7 @@ class LdapAuthenticator:
         if settings.required_group and not _is_member(connection, entry, typed, settings.required_group):
             raise LoginNotAllowed(f"{typed}: not in {settings.required_group}, as far as one may see")
         admin = settings.admin_group and _is_member(connection, entry, typed, settings.admin_group)
-        return User(typed, bool(admin))
+        return User(typed, bool(admin), _groups(connection, entry, typed, settings.group_base))
 
 
 def _is_member(connection: Connection, entry: _Entry, name: str, group: str) -> bool:
@@ -368,6 +376,27 @@ def _is_member(connection: Connection, entry: _Entry, name: str, group: str) -> 
     dn, name = escape_filter_chars(entry.dn), escape_filter_chars(name)
     listing = f"(|(member={dn})(uniqueMember={dn})(memberUid={name}))"
     return bool(search(connection, group, listing, BASE, ["cn"]))
+
+
+def _groups(connection: Connection, entry: _Entry, name: str, base: str) -> frozenset[str]:
+    """Return the names of a person's groups: those that list them, and those that their entry lists."""
+    names = [group_name(dn) for dn in entry.groups if not base or _normal(dn).endswith(f",{_normal(base)}")]
+    if base:
+        dn, uid = escape_filter_chars(entry.dn), escape_filter_chars(name)
+        primary = [gid for gid in entry.gids if gid.isdecimal()]
+        own = "".join(f"(&(objectClass=posixGroup)(gidNumber={gid}))" for gid in primary)
+        listing = f"(|(member={dn})(uniqueMember={dn})(memberUid={uid}){own})"
+        for found in search(connection, base, listing, SUBTREE, ["cn"], _MOST_GROUPS):
+            names += texts(found, "cn")
+    return frozenset(sorted(each for each in names if _GROUP.fullmatch(each))[:_MOST_GROUPS])
+
+
+def group_name(dn: str) -> str:
+    """Return a group's name, the value that its DN begins with; empty if there is none. Pure."""
+    try:
+        return str(parse_dn(dn)[0][1])
+    except (LDAPInvalidDnError, IndexError):
+        return ""
 
 
 def _normal(dn: str) -> str:

@@ -10,16 +10,16 @@ import jinja2
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler, StaticFileHandler
 
-from gateway import __version__, options
+from gateway import __version__, markdown, options
 from gateway.origins import XSRF_COOKIE
 from gateway.urls import ENTER
-from gateway.web import api, base, enter, pages, session, words
+from gateway.web import api, base, callback, clusters, enter, forms, moments, pages, session, words
 from gateway.web.services import Services
 
 access_log = logging.getLogger("gateway.web.access")
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "web"
-_STATIC = ("gateway.css", "spawn.js", "wait.js", "icon.svg")
+_STATIC = ("gateway.css", "rules.js", "spawn.js", "times.js", "wait.js", "icon.svg")
 _NAME = r"([^/]+)"
 #: The longest form or request that is read, in bytes.
 MAX_BODY = 64 * 1024
@@ -48,7 +48,8 @@ def make_application(services: Services) -> Application:
             (r"/hub/login", session.Login),
             (r"/hub/logout", session.Logout),
             (r"/hub/home", pages.Home),
-            (rf"/hub/spawn(?:/{_NAME})?", pages.Spawn),
+            (r"/hub/clusters", clusters.Clusters),
+            (rf"/hub/spawn(?:/{_NAME})?", forms.Spawn),
             (rf"/hub/wait(?:/{_NAME})?", pages.Wait),
             (rf"/hub/stop(?:/{_NAME})?", pages.Stop),
             (r"/hub/enter", enter.Enter),
@@ -66,6 +67,9 @@ def make_application(services: Services) -> Application:
             (rf"/hub/api/users/{_NAME}/servers/{_NAME}", api.UserServer),
             (rf"/hub/api/users/{_NAME}/server/progress", api.Progress),
             (rf"/hub/api/users/{_NAME}/servers/{_NAME}/progress", api.Progress),
+            (r"/hub/api/orphans", api.Orphans),
+            (r"/hub/api/callback/([a-z2-7]{10})", callback.Callback),
+            (rf"/hub/api/clusters/{_NAME}/form", forms.ClusterForm),
             (r"/hub/api/.*", api.NoSuchCall),
             (user_path + ENTER, enter.TakeCode),
             (r"/user/.*", enter.NotGranted),
@@ -74,6 +78,7 @@ def make_application(services: Services) -> Application:
         services=services,
         pages=_environment(services),
         login_guard=session.LoginGuard(),
+        call_guard=callback.CallGuard(),
         log_function=_log_request,
         xsrf_cookie_name=XSRF_COOKIE,
         xsrf_cookie_kwargs={
@@ -119,6 +124,11 @@ def _environment(services: Services) -> jinja2.Environment:
         "wait_path": enter.wait_path,
         "walltime": options.format_walltime,
         "memory": options.format_memory,
+        "markdown": markdown.to_html,
+        "sites_now": services.sites,
+        "now": services.clock,
+        "until": moments.until,
+        "clock_time": moments.clock_time,
     }
     return environment
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from gateway.auth import Authenticator
+from gateway.discovery import Discovery
 from gateway.model import Choices, Server, User
 from gateway.origins import Origins
 from gateway.siteconfig import SiteConfig
+from gateway.siteview import SiteView
 from gateway.store import Code, Session
+from gateway.store.orphans import Orphan
 from gateway.timeline import Entry
 
 
@@ -24,6 +27,10 @@ class Sessions(Protocol):
 
     async def session(self, session_hash: str) -> Session | None:
         """Return a session that has not expired."""
+        ...
+
+    async def person(self, name: str) -> User | None:
+        """Return somebody as the directory had them at their last login."""
         ...
 
     async def knows(self, name: str) -> bool:
@@ -83,6 +90,10 @@ class Conductor(Protocol):
         """Ask for a server's end. Raises NotFound."""
         ...
 
+    async def published(self, server_id: str, proof: str, port: int) -> None:
+        """Take the port that a job calls in. Raises Forbidden, CallRefused."""
+        ...
+
     def changes(self, server_id: str) -> AsyncIterator[Server]:
         """Yield a start of a server as it is, then whenever it changes, until it has ended."""
         ...
@@ -102,6 +113,22 @@ class Routing(Protocol):
         ...
 
 
+class Orphans(Protocol):
+    """Jobs that no server answers for; ``gateway.orphans.Orphans``."""
+
+    async def all(self) -> Sequence[Orphan]:
+        """Return those that are known, the oldest first."""
+        ...
+
+    def cancelled_after(self, orphan: Orphan) -> datetime:
+        """Return when an orphan is cancelled, if it is still there."""
+        ...
+
+
+def _no_news(_: str) -> None:
+    return None
+
+
 def utc_now() -> datetime:
     """Return the time."""
     return datetime.now(UTC)
@@ -111,8 +138,11 @@ def utc_now() -> datetime:
 class Services:
     """What the pages work with.
 
-    ``sites`` gives the site configs by name as they are now; ``session_lifetime`` is counted from the login;
-    ``metrics`` gives a Prometheus exposition, or is None for none; ``contact`` is whom people ask.
+    ``sites`` gives the site configs by name as they are now, ``discoveries`` what the schedulers say;
+    ``session_lifetime`` is counted from the login; ``metrics`` gives a Prometheus exposition, or is None for
+    none; ``contact`` is whom people ask; ``instance`` is which gateway this is, as in its jobs' names;
+    ``callback_url`` is what the address that a job calls begins with, empty for none; ``views`` are the
+    living site configs, ``news`` tells when a cluster's scheduler last answered.
     """
 
     authenticator: Authenticator
@@ -124,8 +154,14 @@ class Services:
     routing: Routing
     clock: Callable[[], datetime] = utc_now
     session_lifetime: timedelta = timedelta(hours=24)
+    discoveries: Callable[[], Mapping[str, Discovery]] = dict
     metrics: Callable[[], bytes] | None = None
+    orphans: Orphans | None = None
+    views: Mapping[str, SiteView] = field(default_factory=dict)
+    news: Callable[[str], datetime | None] = _no_news
     contact: str = ""
+    instance: str = "a" * 6
+    callback_url: str = ""
 
     def open_url(self, server: Server) -> str:
         """Return where a browser goes first to use a server: the page that its application names."""

@@ -105,6 +105,32 @@ cn: hub-admins
 gidNumber: 10100
 memberUid: carol
 
+dn: ou=teams,dc=example,dc=org
+objectClass: organizationalUnit
+ou: teams
+
+dn: cn=physics,ou=teams,dc=example,dc=org
+objectClass: groupOfNames
+cn: physics
+member: uid=alice,dc=example,dc=org
+
+dn: cn=gpu-users,ou=teams,dc=example,dc=org
+objectClass: posixGroup
+cn: gpu-users
+gidNumber: 10101
+memberUid: alice
+memberUid: bob
+
+dn: cn=people,ou=teams,dc=example,dc=org
+objectClass: posixGroup
+cn: people
+gidNumber: 10001
+
+dn: cn=two words,ou=teams,dc=example,dc=org
+objectClass: groupOfUniqueNames
+cn: two words
+uniqueMember: uid=alice,dc=example,dc=org
+
 dn: cn=yearly,dc=example,dc=org
 objectClass: pwdPolicy
 objectClass: applicationProcess

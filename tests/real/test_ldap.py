@@ -245,9 +245,24 @@ async def test_active_directorys_names_and_groups_are_taken(settings: LdapSettin
         uid_attribute="",
         required_group=f"cn=hub-users,{BASE}",
     )
-    assert await outcome(ad, "dora", "dorapw") == User("dora")
-    assert await outcome(ad, "DORA", "dorapw") == User("dora")
+    dora = User("dora", groups=frozenset({"hub-users"}))
+    assert await outcome(ad, "dora", "dorapw") == dora
+    assert await outcome(ad, "DORA", "dorapw") == dora
     assert type(await outcome(ad, "alice", "alicepw")) is LoginRefused
+    elsewhere = dataclasses.replace(ad, group_base=f"ou=teams,{BASE}")
+    assert await outcome(elsewhere, "dora", "dorapw") == User("dora"), "only groups below the base count"
+
+
+async def test_a_persons_groups_are_those_below_the_base_however_they_list_their_members(
+    settings: LdapSettings,
+) -> None:
+    grouped = dataclasses.replace(settings, group_base=f"OU=teams,{BASE}")
+    teams = frozenset({"physics", "gpu-users", "people"})  # member, memberUid, the primary one
+    assert await outcome(grouped) == User("alice", groups=teams)
+    assert await outcome(grouped, "bob", "bobpw") == User("bob", groups=frozenset({"gpu-users"}))
+    assert await outcome(as_themselves(grouped)) == User("alice"), "whom the directory does not show them"
+    gone = dataclasses.replace(settings, group_base=f"ou=gone,{BASE}")
+    assert await outcome(gone) == User("alice")
 
 
 async def test_active_directorys_principal_names_lead_to_who_has_them_and_to_nobody_else(

@@ -9,7 +9,7 @@ import pytest
 from ldap3.utils.dn import parse_dn
 
 from gateway.auth.directory import NoAnswer, Verdict, check_start_tls, read_bind
-from gateway.auth.ldap import LdapAuthenticator, LdapSettings, bind_name, check_template
+from gateway.auth.ldap import LdapAuthenticator, LdapSettings, bind_name, check_template, group_name
 from gateway.errors import ConfigError
 
 POLICY = "1.3.6.1.4.1.42.2.27.8.5.1"
@@ -180,3 +180,16 @@ def test_settings_that_cannot_work_are_refused_at_once(wrong: dict[str, Any], wo
     with pytest.raises(ConfigError) as caught:
         LdapAuthenticator(LdapSettings(**(settings | wrong)))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dn", "name"),
+    [
+        ("CN=staff,OU=groups,DC=example,DC=org", "staff"),
+        (r"cn=a\,b,dc=org", r"a\,b"),
+        ("nonsense", ""),
+        ("", ""),
+    ],
+)
+def test_a_groups_name_is_what_its_dn_begins_with(dn: str, name: str) -> None:
+    assert group_name(dn) == name

@@ -14,6 +14,7 @@ import pytest
 from tornado.httpclient import HTTPResponse
 from tornado.testing import bind_unused_port
 
+from gateway.discovery import Discovery, Room
 from gateway.errors import (
     ConfigError,
     DataPlaneError,
@@ -25,10 +26,15 @@ from gateway.errors import (
     PasswordExpired,
 )
 from gateway.lifecycle import Phase
-from gateway.model import EndReason
+from gateway.model import EndReason, User
+from gateway.options import check
 from gateway.origins import ENTERED_COOKIE, ROUTE_COOKIE, SESSION_COOKIE, Origins
+from gateway.script import preview_facts, render_script
+from gateway.siteconfig import parse_site_config
 from gateway.timeline import Entry
 from gateway.web import make_application, make_server
+from gateway.web.base import secret_hash
+from gateway.web.moments import ago, clock_time, until
 from tests.unit.web_fakes import Browser, World, server, site, token
 
 HUB = "https://gw.example.org:8443"
@@ -361,7 +367,7 @@ async def test_a_refused_form_keeps_what_was_typed_and_says_why_beside_the_field
     assert page.code == 400
     assert 'value="77m"' in text(page)
     assert 'value="1G&#34;&lt;"' in text(page)
-    assert 'id="walltime-error"' in text(page)
+    assert 'id="f-walltime-error"' in text(page)
     assert "The longest walltime on short is 10 minutes." in text(page)
     assert not world.servers.started
 
@@ -701,3 +707,202 @@ async def test_both_layouts_go_the_same_way() -> None:
     assert (await bob.open("https://one.example.org/user/alice/"))[1].code == 403
     http.stop()
     await http.close_all_connections()
+
+
+# --- the form as a site shapes it ---
+
+SHAPED = """\
+version: 1
+name: lab
+title: The lab
+scheduler: slurm
+login: {hosts: [h], user: svc, key: /k, known_hosts: /h, act_as: sudo}
+partitions:
+  - {name: short, title: Short jobs, max_walltime: 10m, max_cores: 2, max_memory: 2G}
+  - {name: gpu, max_walltime: 8h, max_cores: 8, max_memory: 32G, gpus: {a100: 2}}
+  - {name: staff, max_walltime: 8h, max_cores: 8, max_memory: 32G, groups: [staff]}
+applications:
+  - {name: jupyterlab, title: JupyterLab, command: [jupyter, lab]}
+form:
+  fields:
+    - {name: course, label: "Course <b>", default: X}
+    - {name: mail, label: Mail me, kind: checkbox}
+  fix: {memory: 1G}
+  presets:
+    - {name: training, title: Training, values: {partition: gpu, walltime: 2h, gpus: "1"}}
+  rules:
+    - {field: cores, when: {course: ["</script><script>alert(1)</script>"]}, at_most: 1, message: One.}
+messages:
+  login: "**Down** on Tuesday <script>"
+  form: "Read the [docs](https://docs.example.org/)."
+"""
+
+
+@pytest.fixture
+def shaped(world: World) -> World:
+    world.sites["lab"] = parse_site_config(SHAPED, "lab.yaml")
+    room = Room("gpu", nodes=4, free_nodes=1, cores=64, free_cores=12, free_gpus={"a100": 1}, waiting=7)
+    closed = Room("short", closed="DRAIN")
+    at = datetime.now(UTC) - timedelta(seconds=40)
+    world.discoveries["lab"] = Discovery((room, closed), accounts={"alice": ("proj1", "proj2")}, at=at)
+    return world
+
+
+async def test_a_clusters_messages_are_shown_and_cannot_be_more_than_text(
+    browser: Browser, shaped: World
+) -> None:
+    page = text(await browser.fetch(f"{HUB}/hub/login"))
+    assert "<p><strong>Down</strong> on Tuesday &lt;script&gt;</p>" in page
+    await browser.log_in(shaped.origins)
+    page = text(await browser.fetch(f"{HUB}/hub/spawn"))
+    assert '<a href="https://docs.example.org/" rel="noopener noreferrer">docs</a>' in page
+    assert "<script>alert" not in page, "what a site writes into a rule does not end the JSON"
+    assert "Course &lt;b&gt;" in page
+
+
+async def test_the_form_shows_what_is_free_and_how_old_that_is_without_asking_the_cluster(
+    alice: Browser, shaped: World
+) -> None:
+    page = text(await alice.fetch(f"{HUB}/hub/spawn"))
+    for words in ("1 of 4 nodes", "12 of 64 cores", "1 a100 GPU", "<td>7</td>", "40 seconds ago"):
+        assert words in page
+    assert "Closed: DRAIN" in page
+    assert "closed: DRAIN" in page
+    shaped.discoveries.clear()
+    assert "Jobs waiting" not in text(await alice.fetch(f"{HUB}/hub/spawn"))
+
+
+async def test_a_preset_fills_in_the_form_without_javascript(alice: Browser, shaped: World) -> None:
+    page = text(await alice.fetch(f"{HUB}/hub/spawn"))
+    link = re.search(r'href="([^"]+)" data-preset="training"', page)
+    assert link
+    page = text(await alice.fetch(html.unescape(link[1])))
+    assert '<option value="gpu" selected>' in page
+    assert 'id="f-walltime" name="walltime" value="2h"' in page
+
+
+async def test_what_ones_groups_do_not_show_is_not_on_the_form_and_not_taken(
+    browser: Browser, shaped: World
+) -> None:
+    await browser.log_in(shaped.origins)
+    assert "staff" not in text(await browser.fetch(f"{HUB}/hub/spawn"))
+    form = await browser.fetch(f"{HUB}/hub/spawn")
+    _, answer = await browser.submit(form, f"{HUB}/hub/spawn", cluster="lab", partition="staff")
+    assert answer.code == 400
+    shaped.authenticator.groups = frozenset({"staff"})
+    browser.jar.clear()
+    await browser.log_in(shaped.origins, "bob")
+    assert '<option value="staff">' in text(await browser.fetch(f"{HUB}/hub/spawn"))
+
+
+async def test_who_starts_for_somebody_else_is_bound_by_that_persons_groups(
+    browser: Browser, shaped: World
+) -> None:
+    shaped.authenticator.groups = frozenset({"staff"})
+    await browser.log_in(shaped.origins, "bob")
+    shaped.sessions.tokens[secret_hash("t")] = User("carol", admin=True)
+    for name, code in (("bob", 202), ("dora", 400)):
+        body = json.dumps({"partition": "staff"})
+        headers = {"Authorization": "token t"}
+        answer = await browser.fetch(f"{HUB}/hub/api/users/{name}/server", "POST", body, headers)
+        assert answer.code == code
+
+
+async def test_the_job_script_is_shown_as_it_would_be_submitted_and_nothing_is_started(
+    alice: Browser, shaped: World
+) -> None:
+    form = await alice.fetch(f"{HUB}/hub/spawn")
+    chosen = {"cluster": "lab", "partition": "gpu", "walltime": "90m", "account": "proj2", "course": "<i>"}
+    _, page = await alice.submit(form, f"{HUB}/hub/spawn/exp", **chosen, _show="script")
+    assert page.code == 200
+    site = shaped.sites["lab"]
+    choices = check({"lab": site}, {k: [v] for k, v in chosen.items()}, User("alice"), shaped.discoveries)
+    expected = render_script(site, choices, preview_facts("alice", "exp", "aaaaaa", site))
+    shown = re.search(r"<pre[^>]*>(.*)</pre>", text(page), re.DOTALL)
+    assert shown
+    assert html.unescape(shown[1]) == expected
+    assert not shaped.servers.started
+    kept = {n: html.unescape(v) for n, v in re.findall(r'name="(\w+)" value="([^"]*)"', text(page))}
+    kept.pop("_xsrf")
+    assert kept.pop("_show") == "form"
+    assert kept == chosen
+    _, back = await alice.submit(page, f"{HUB}/hub/spawn/exp", **kept, _show="form")
+    assert back.code == 200
+    assert 'value="90m"' in text(back)
+    await alice.submit(page, f"{HUB}/hub/spawn/exp", **kept)
+    ((_, name, started),) = shaped.servers.started
+    assert (name, started) == ("exp", choices)
+
+
+async def test_a_script_of_choices_that_are_not_possible_gets_every_sentence_beside_its_field(
+    alice: Browser, shaped: World
+) -> None:
+    form = await alice.fetch(f"{HUB}/hub/spawn")
+    wrong = {"cluster": "lab", "partition": "short", "walltime": "9h", "cores": "3", "account": "theirs"}
+    _, page = await alice.submit(form, f"{HUB}/hub/spawn", **wrong, _show="script")
+    assert page.code == 400
+    for field, sentence in (
+        ("walltime", "The longest walltime on short is 10 minutes."),
+        ("cores", "The most cores on short is 2."),
+        ("account", "There is no account &#39;theirs&#39;. There is: proj1, proj2."),
+    ):
+        assert f'id="f-{field}-error" aria-live="polite">{sentence}</p>' in text(page)
+
+
+async def test_a_cluster_of_which_nothing_is_known_or_nothing_is_open_is_told_in_words(
+    alice: Browser, shaped: World
+) -> None:
+    known = shaped.sites["lab"]
+    shaped.sites["lab"] = known.model_copy(update={"partitions": known.partitions[2:]})
+    page = await alice.fetch(f"{HUB}/hub/spawn")
+    assert (page.code, "open to your account" in text(page)) == (403, True)
+    shaped.sites["lab"] = known.model_copy(update={"partitions": ()})
+    page = await alice.fetch(f"{HUB}/hub/spawn")
+    assert (page.code, "has not heard from the cluster yet" in text(page)) == (503, True)
+
+
+async def test_clients_get_the_form_that_the_browser_gets(alice: Browser, shaped: World) -> None:
+    answer = await alice.fetch(f"{HUB}/hub/api/clusters/lab/form")
+    told = json.loads(answer.body)
+    page = text(await alice.fetch(f"{HUB}/hub/spawn"))
+    embedded = re.search(r'<script type="application/json" id="form-description">(.*?)</script>', page)
+    assert embedded
+    assert json.loads(embedded[1]) == told
+    assert (await alice.fetch(f"{HUB}/hub/api/clusters/other/form")).code == 404
+
+
+async def test_the_walltime_left_is_on_the_pages_and_administrators_find_the_clusters(
+    browser: Browser, world: World
+) -> None:
+    await browser.log_in(world.origins, "carol")
+    world.servers.put(server("carol", ends=datetime.now(UTC) + timedelta(hours=2, minutes=5, seconds=30)))
+    page = text(await browser.fetch(f"{HUB}/hub/home"))
+    assert "</time>, in 2 h 5 min</dd>" in page
+    assert f'href="{HUB}/hub/clusters"' in page
+    world.servers.put(server("carol", phase=Phase.UNREACHABLE, ends=datetime.now(UTC)))
+    assert "any moment now" in text(await browser.fetch(f"{HUB}/hub/wait"))
+    browser.jar.clear()
+    await browser.log_in(world.origins, "alice")
+    assert "/hub/clusters" not in text(await browser.fetch(f"{HUB}/hub/home"))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [(0, "any moment now"), (59, "in 59 min"), (60, "in 1 h"), (1500, "in 1 d 1 h"), (-9, "any moment now")],
+)
+def test_how_far_ahead_something_is(minutes: int, words: str) -> None:
+    now = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    assert until(now + timedelta(minutes=minutes), now) == words
+
+
+def test_a_time_of_another_day_has_its_date() -> None:
+    now = datetime(2026, 11, 23, 23, tzinfo=UTC)
+    assert clock_time(now + timedelta(minutes=5), now) == "23:05 UTC"
+    assert clock_time(now + timedelta(hours=2), now) == "Tue 24 Nov, 01:00 UTC"
+    assert [ago(now - timedelta(seconds=s), now) for s in (1, 40, 130, 7300, 200000)] == [
+        "just now",
+        "40 seconds ago",
+        "2 minutes ago",
+        "2 hours ago",
+        "2 days ago",
+    ]

@@ -16,6 +16,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
 
 from gateway.auth import acceptable_name
+from gateway.discovery import Discovery
 from gateway.errors import AlreadyRunning, GatewayError, LoginRefused, NotFound
 from gateway.lifecycle import Phase
 from gateway.model import Choices, EndReason, JobId, Server, User
@@ -76,6 +77,7 @@ class FakeAuthenticator:
     def __init__(self) -> None:
         self.error: GatewayError | None = None
         self.asked = 0
+        self.groups: frozenset[str] = frozenset()
 
     async def authenticate(self, name: str, password: str) -> User:
         self.asked += 1
@@ -84,7 +86,7 @@ class FakeAuthenticator:
         canonical = acceptable_name(name, password)
         if password != f"{canonical}pw":
             raise LoginRefused("wrong password")
-        return User(canonical, admin=canonical == "carol")
+        return User(canonical, admin=canonical == "carol", groups=self.groups)
 
 
 class FakeSessions:
@@ -102,6 +104,9 @@ class FakeSessions:
 
     async def end_session(self, session_hash: str) -> None:
         self.sessions.pop(session_hash, None)
+
+    async def person(self, name: str) -> User | None:
+        return next((s.user for s in self.sessions.values() if s.user.name == name), None)
 
     async def knows(self, name: str) -> bool:
         return name in {session.user.name for session in self.sessions.values()}
@@ -135,6 +140,7 @@ class FakeServers:
         self.timeline = FakeTimeline()
         self.now: dict[tuple[str, str], Server] = {}
         self.started: list[tuple[User, str, Choices]] = []
+        self.called: list[tuple[str, str, int]] = []
         self.error: GatewayError | None = None
         self._watchers: dict[str, list[asyncio.Queue[Server]]] = defaultdict(list)
 
@@ -165,6 +171,9 @@ class FakeServers:
         if present is None or present.phase is Phase.ENDED:
             raise NotFound
         return self.put(replace(present, phase=Phase.ENDED, wanted=False, reason=EndReason.STOPPED))
+
+    async def published(self, server_id: str, proof: str, port: int) -> None:
+        self.called.append((server_id, proof, port))
 
     async def changes(self, server_id: str) -> AsyncIterator[Server]:
         queue: asyncio.Queue[Server] = asyncio.Queue()
@@ -220,6 +229,7 @@ class World:
     routing: FakeRouting
     clock: Clock
     sites: dict[str, SiteConfig]
+    discoveries: dict[str, Discovery]
 
     @classmethod
     def new(cls, origins: Origins) -> World:
@@ -232,6 +242,7 @@ class World:
             FakeRouting(sessions),
             Clock(),
             {"lab": site()},
+            {},
         )
 
     def services(self) -> Services:
@@ -245,6 +256,7 @@ class World:
             self.routing,
             self.clock,
             timedelta(hours=8),
+            lambda: self.discoveries,
             lambda: b"gateway_up 1\n",
         )
 
