@@ -113,7 +113,19 @@ class Directory:
                 f"{server} has nobody below {ldap.base} who is {wanted}",
                 f"Correct c.Ldap.user_base, user_filter or name_attribute in {self.settings.source}\n{ask}",
             )
-        return ok(f"there are people below {ldap.base}")
+        return self._look_for_groups(server) or ok(f"there are people below {ldap.base}")
+
+    def _look_for_groups(self, server: DirectoryServer) -> Finding | None:
+        """Return what is wrong with where people's groups are looked for; None if nothing is."""
+        ldap, anything = self._ldap(), "(objectClass=*)"
+        if not ldap.group_base:
+            return None
+        mend = f"Correct c.Ldap.group_base in {self.settings.source}, or let {ldap.reader_dn} read it."
+        try:
+            found = has_people(server, ldap.reader_dn, ldap.reader_password(), ldap.group_base, anything)
+        except ConfigError as error:
+            return not_ok(str(error), mend)
+        return None if found else not_ok(f"{server} has nothing at {ldap.group_base}", mend)
 
     async def _each(self, examine: Callable[[DirectoryServer], Finding]) -> Finding:
         ldap, wait = self._ldap(), min(4, self.settings.ldap.timeout)

@@ -14,6 +14,7 @@ from gateway.doctor.cluster import cluster_steps
 from gateway.doctor.host import Host
 from gateway.doctor.job import JobWalk
 from gateway.doctor.patient import Patient
+from gateway.doctor.said import Said
 from gateway.doctor.scratch import clear_up, scratch
 from gateway.doctor.walk import Step, in_thread, walk
 from gateway.errors import BadRequest, ConfigError, LoginNodeRefused
@@ -90,14 +91,16 @@ async def _cluster(
         users = None  # the step of the SSH CA says it
     trials = question.cluster is not None
     patient = Patient(site, str(file), node, question.user, scratch, settings, users, trials)
-    steps = cluster_steps(patient)
+    said = Said(patient)
+    steps = cluster_steps(patient, said)
     if question.job:
         if question.user is None and site.login.act_as != "service":
             raise BadRequest("", "Whose job? Name somebody who may use the gateway: --job --user NAME.")
+        whole = await said.whole()
         form = from_strings(site.name, question.options)
         form.setdefault("walltime", ["1m"])
-        cluster = parts.cluster(site, node, scratch, users=users)
-        job = JobWalk(patient, cluster, check({site.name: site}, form))
+        cluster = parts.cluster(whole, node, scratch, users=users)
+        job = JobWalk(patient, cluster, check({site.name: whole}, form), said)
         steps += (await stack.enter_async_context(job)).steps(_before_a_job(steps, site))
     else:
         steps.append(Step(f"{site.name}: job", _no_job))
@@ -129,5 +132,6 @@ class _Nowhere:
         *,
         stdin: bytes = b"",
         timeout: float,  # noqa: ASYNC109
+        output: int | None = None,
     ) -> Completed:
         raise LoginNodeRefused(str(self._error))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from gateway import parts
 from gateway.doctor.check import Finding, not_ok, ok, skipped, warning
+from gateway.doctor.nodes import compute_node
 from gateway.doctor.patient import Patient
 from gateway.doctor.reach import tcp
-from gateway.doctor.slurm import SlurmSteps
+from gateway.doctor.said import Said
 from gateway.doctor.walk import in_thread
 from gateway.ssh.forwarding import Outcome, Target, try_forwards
 from gateway.ssh.transport import Limits
@@ -21,11 +22,13 @@ class Forwards:
     """Examines the tunnel's ends."""
 
     patient: Patient
+    said: Said
 
     async def examine(self) -> Finding:
         """Say whether the tunnel leads to a compute node, and is refused elsewhere."""
         site = self.patient.site
-        found = await SlurmSteps(self.patient).compute_node()
+        partitions = [partition.name for partition in (await self.said.site()).partitions]
+        found = await compute_node(self.patient, partitions)
         if found is None:
             return skipped("no compute node of the site config's partitions is up")
         node, port = found
@@ -35,7 +38,8 @@ class Forwards:
         wanted: Target = (node, site.tunnel.ports[0])
         daemon: Target = (node, port)
         forbidden: Target = ("localhost", tunnel.port)
-        update = {name: getattr(tunnel, name) for name in ("hosts", "port", "user", "key", "known_hosts")}
+        names = ("hosts", "port", "user", "key", "known_hosts", "jump")
+        update = {name: getattr(tunnel, name) for name in names}
         login = site.login.model_copy(update={"transport": "ssh", **update})
         outcomes = await in_thread(lambda: try_forwards(login, (wanted, daemon, forbidden), _LIMITS))
         return self._judge(
@@ -46,6 +50,7 @@ class Forwards:
         self, user: str, wanted: Target, allowed: Outcome, daemon: tuple[Target, Outcome], forbidden: Outcome
     ) -> Finding:
         node, where = wanted[0], self.patient.where
+        end = f"{node}:{daemon[0][1]}"
         line = f'restrict,port-forwarding,permitopen="{node}:*",command="/bin/true" ssh-ed25519 AAAA...'
         options = f"in ~{user}/.ssh/authorized_keys on {where}, a permitopen for each compute node: {line}"
         if allowed is Outcome.PROHIBITED:
@@ -56,7 +61,7 @@ class Forwards:
             )
         if Outcome.OPEN not in (allowed, daemon[1]):
             return warning(
-                f"{where} forwards for {user}, but gets no connection to slurmd at {node}:{daemon[0][1]}",
+                f"{where} forwards for {user}, but the scheduler's daemon at {end} does not answer",
                 f"On {where}: nc -vz {node} {daemon[0][1]}   (a firewall between login and compute nodes?)",
             )
         if forbidden is not Outcome.PROHIBITED:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gateway.doctor.check import Finding, ok, warning, worst
 from gateway.doctor.patient import COMMAND, Patient, hung, never_ran, words_of
+from gateway.doctor.said import Said
 from gateway.siteconfig import Application
 
 #: Seconds by which the clocks may differ.
@@ -26,6 +27,7 @@ class Here:
     """Examines the login node."""
 
     patient: Patient
+    said: Said
 
     async def clock(self) -> Finding:
         """Say whether the clocks agree; half of the time of the way there and back is taken off."""
@@ -48,7 +50,13 @@ class Here:
 
     async def applications(self) -> Finding:
         """Say whether the applications are found on the login node; compute nodes may differ."""
-        applications = {(a.shell, a.prologue, a.command): a for a in self.patient.site.applications[::-1]}
+        named = (await self.said.site()).applications
+        if not named:
+            return warning(
+                "there is none: nobody can start anything",
+                f"applications:   in {self.patient.file}, or in a drop-in on {self.patient.where}",
+            )
+        applications = {(a.shell, a.prologue, a.command): a for a in named[::-1]}
         return worst([await self._application(application) for application in applications.values()])
 
     async def _application(self, application: Application) -> Finding:

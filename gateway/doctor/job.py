@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -19,14 +20,17 @@ from typing import Self
 from gateway.address import Address
 from gateway.dataplane.probe import Outcome, client_context, probe
 from gateway.doctor.check import Finding, not_ok, ok
+from gateway.doctor.kinds import kind_of
 from gateway.doctor.patient import STRANGER, Patient
+from gateway.doctor.said import Said
 from gateway.doctor.walk import Step
 from gateway.endpoint import parse
 from gateway.errors import GatewayError, StateDirUnwritable, SubmitRefused
-from gateway.model import Choices, Endpoint, JobId, JobState, JobStatus, Listing, job_name
+from gateway.model import Asked, Choices, Endpoint, JobEnd, JobId, JobState, JobStatus, Listing, job_name
 from gateway.pki import Authority, server_name
 from gateway.poller import News, Poller, Tempo
-from gateway.script import JobFacts, render_script
+from gateway.rendering import render
+from gateway.script import JobFacts
 from gateway.servers import Cluster
 from gateway.store.database import random_word
 from gateway.urls import server_path
@@ -42,6 +46,8 @@ _LOG_EVERY = 2.0
 _LATE_LISTINGS = 8
 #: What the job's wrapper writes into its log, after what the scheduler's program wrote.
 NOT_TAKEN = "the scheduler did not take where the application listens"
+#: Of such an "end" nobody asks the accounting.
+_STILL_RUNS = JobEnd(JobState.RUNNING)
 _APPLICATIONS_LINE = re.compile(r"\[[A-Z] ")
 
 
@@ -70,10 +76,13 @@ class JobWalk:
         patient: The cluster.
         cluster: The parts that act on it.
         choices: What is submitted.
+        said: What is known of the cluster.
     """
 
-    def __init__(self, patient: Patient, cluster: Cluster, choices: Choices) -> None:
+    def __init__(self, patient: Patient, cluster: Cluster, choices: Choices, said: Said) -> None:
         self._patient = patient
+        self._everything = said
+        self._kind = kind_of(patient.site.scheduler)
         self._queue, self._tunnel = cluster.queue, cluster.tunnel
         self._scheduler = cluster.scheduler
         self._choices = choices
@@ -85,8 +94,10 @@ class JobWalk:
         self._news = asyncio.Condition()
         self._seen: JobStatus | None = None
         self._absent = 0
+        self._hidden = False
         self._trouble: GatewayError | None = None
         self._job_id: JobId | None = None
+        self._submitted = datetime.now(UTC)
         self._left = False
         self._endpoint: Endpoint | None = None
         self._address: Address | None = None
@@ -114,7 +125,7 @@ class JobWalk:
         return f"{self._patient.site.name}: job {phase}"
 
     async def __aenter__(self) -> Self:
-        self._polling = asyncio.create_task(self._poller.run(self._names, self._take))
+        self._polling = asyncio.create_task(self._poller.run(self._wanted, self._take))
         return self
 
     async def __aexit__(
@@ -144,7 +155,7 @@ class JobWalk:
     async def _come_late(self) -> list[JobId]:
         """Return the job of a submit that gave no answer, if it comes of it within some seconds."""
         for _ in range(_LATE_LISTINGS):
-            listing = await self._queue.listing([self._ticket.name])
+            listing = await self._queue.listing([self._asked])
             if jobs := [job.job_id for job in listing.jobs if not job.state.ended]:
                 return jobs
             await asyncio.sleep(1)
@@ -152,12 +163,19 @@ class JobWalk:
 
     # --- what the poller brings -----------------------------------------------------------------------
 
-    async def _names(self) -> Collection[str]:
-        return [self._ticket.name] if self._job_id else []
+    @property
+    def _asked(self) -> Asked:
+        owner = self._queue.owner(self._user)
+        return Asked(self._ticket.name, owner, self._job_id, self._submitted)
+
+    async def _wanted(self) -> Collection[Asked]:
+        return [self._asked] if self._job_id else []
 
     async def _take(self, news: News) -> None:
         async with self._news:
             if isinstance(news, Listing):
+                if self._ticket.name in news.silent:
+                    return
                 jobs = news.named(self._ticket.name, self._queue.owner(self._user))
                 self._seen = next((job for job in jobs if job.job_id == self._job_id), None)
                 self._absent = 0 if self._seen else self._absent + 1
@@ -185,9 +203,13 @@ class JobWalk:
     async def submitted(self) -> Finding:
         """Hand the job to the scheduler."""
         self._left = True
+        self._submitted = datetime.now(UTC)
         choices = self._choices
+        with suppress(GatewayError):  # where others' jobs are hidden, the queue learns it by this
+            self._hidden = bool((await self._queue.discover(self._ticket.instance)).hidden)
+        files = await self._files()
         try:
-            self._job_id = await self._queue.submit(self._user, self._ticket.server_id, self._files())
+            self._job_id = await self._queue.submit(self._user, self._ticket.server_id, files)
         except SubmitRefused as error:
             self._left = False
             await self._queue.remove(self._user, self._ticket.server_id)
@@ -198,8 +220,8 @@ class JobWalk:
         self._poller.hurry()
         return ok(f"job {self._job_id} of {self._queue.owner(self._user)} in {choices.partition}")
 
-    def _files(self) -> dict[str, bytes]:
-        site, ticket = self._patient.site, self._ticket
+    async def _files(self) -> dict[str, bytes]:
+        site, ticket = await self._everything.whole(), self._ticket
         ends = datetime.now(UTC) + timedelta(hours=24)
         key, certificate = self._authority.issue(ticket.server_id, ends)
         facts = JobFacts(
@@ -212,7 +234,7 @@ class JobWalk:
             node_tls=self._tls,
         )
         return {
-            "script": render_script(site, self._choices, facts).encode(),
+            "script": (await render(site, self._choices, facts)).encode(),
             "token": ticket.token.encode(),
             "key.pem": key.encode(),
             "cert.pem": certificate.encode(),
@@ -241,7 +263,7 @@ class JobWalk:
         why = self._scheduler.why(job)
         return not_ok(
             f"it still waits after {START:g} s: {why} ({job.native} {job.reason})",
-            "Where nodes are free it starts at once: -o partition=...   (sinfo shows them)",
+            f"Where nodes are free it starts at once: -o partition=...   ({self._kind.partitions})",
         )
 
     async def published(self) -> Finding:
@@ -272,28 +294,26 @@ class JobWalk:
     def _unpublished(self, words: str) -> Finding:
         return not_ok(
             f"the application listens, but the scheduler does not take the job's comment: {words}",
-            f"Let owners change their jobs' comments: as {self._user} in a job: scontrol update "
-            "JobId=$SLURM_JOB_ID Comment=x   (a job_submit plugin's slurm_job_modify may refuse it)",
+            f"{self._kind.publishing}, as {self._user} in a job. Or login.callback: true in "
+            f"{self._patient.file}, where compute nodes reach the hub.",
         )
 
     async def _ended(self, job: JobStatus | None) -> Finding:
         state = job.state if job else None
+        seen = JobEnd(job.state, native=job.native) if job and job.state.ended else None
         try:
-            ending = await self._queue.ending(
-                self._user, self._ticket.server_id, self._job(), state or JobState.UNKNOWN
-            )
+            ending = await self._queue.ending(self._user, self._ticket.server_id, self._asked, seen)
         except GatewayError as error:
             words = f"the job has ended ({state or 'unknown'}), and its log cannot be read: {error}"
-            return not_ok(words, f"scontrol show job {self._job_id}")
-        left = f"{ending.exit.word}, exit status {ending.exit.status}" if ending.exit else state or "unknown"
+            return not_ok(words, self._kind.job.format(self._job_id))
         return not_ok(
-            f"the job has ended: {left}; the end of its log: {_last(ending.log_tail)}",
+            f"the job has ended: {ending.words}; the end of its log: {_last(ending.log_tail)}",
             f"gateway render {self._patient.site.name} --user {self._user}   prints the script; "
             f"applications: prologue and command are in {self._patient.file}.",
         )
 
     async def _log(self) -> str:
-        ending = await self._queue.ending(self._user, self._ticket.server_id, self._job(), JobState.RUNNING)
+        ending = await self._queue.ending(self._user, self._ticket.server_id, self._asked, _STILL_RUNS)
         return ending.log_tail
 
     def _job(self) -> JobId:
@@ -342,15 +362,27 @@ class JobWalk:
         self._poller.hurry()
         return ok(f"job {self._job_id}")
 
+    async def _owner_sees_none(self) -> bool:
+        """Return whether the job's owner sees it end: where jobs are hidden the poller asks too seldom."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GONE):
+                while True:
+                    listing = await self._queue.own_listing(self._user, self._ticket.server_id, self._asked)
+                    jobs = listing.named(self._ticket.name, self._queue.owner(self._user))
+                    if all(job.state.ended for job in jobs):
+                        return True
+                    await asyncio.sleep(2)
+        return False
+
     async def gone(self) -> Finding:
         """Wait until the job has ended, and remove its files."""
         self._absent = 0
-        over = await self._until(lambda: self._over, GONE)
+        over = await (self._owner_sees_none() if self._hidden else self._until(lambda: self._over, GONE))
         await self._queue.remove(self._user, self._ticket.server_id)
         self._left = False
         if not over:
             return not_ok(
-                f"it is still there {GONE:g} s after it was cancelled", f"scontrol show job {self._job_id}"
+                f"it is still there {GONE:g} s after it was cancelled", self._kind.job.format(self._job_id)
             )
         return ok("ended, and its files are removed")
 

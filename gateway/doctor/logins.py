@@ -16,7 +16,8 @@ from gateway.doctor.check import Finding, Status, any_of, not_ok, ok, warning, w
 from gateway.doctor.patient import Patient, words_of
 from gateway.doctor.reach import resolve, tcp
 from gateway.doctor.walk import in_thread
-from gateway.errors import LoginNodeRefused, LoginNodeUnreachable
+from gateway.errors import HostKeyRefused, LoginNodeRefused, LoginNodeUnreachable
+from gateway.siteconfig import Jump
 from gateway.ssh.hostkey import Trust, shown_key
 from gateway.ssh.known_hosts import address
 from gateway.ssh.transport import Limits
@@ -26,11 +27,18 @@ _LIMITS = Limits(connect=5.0)
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A login node, and the file in which its key should be."""
+    """A login node, the file in which its key should be, and the jump host before it."""
 
     host: str
     port: int
     known_hosts: Path
+    hop: Jump | None = None
+
+    @property
+    def first(self) -> _Place:
+        """What is reached from here: the jump host, if there is one."""
+        hop = self.hop
+        return _Place(hop.host, hop.port, hop.known_hosts or self.known_hosts) if hop else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +51,14 @@ class Logins:
 
     async def names(self) -> Finding:
         """Say whether the login nodes' names have addresses."""
-        found = await self._of_each(lambda place: resolve(place.host))
+        found = await self._of_each(lambda place: resolve(place.host), behind=False)
         return worst(any_of(self._in_file(finding) for finding in role) for role in found)
 
     async def connection(self) -> Finding:
         """Say whether the login nodes take connections."""
-        found = await self._of_each(lambda place: tcp(place.host, place.port, self.patient.file))
+        found = await self._of_each(
+            lambda place: tcp(place.host, place.port, self.patient.file), behind=False
+        )
         return worst(any_of(role) for role in found)
 
     async def host_key(self) -> Finding:
@@ -58,9 +68,17 @@ class Logins:
         """
         return worst(silent_or_worst(role) for role in await self._of_each(_host_key))
 
-    async def _of_each(self, examine: Callable[[_Place], Finding]) -> list[list[Finding]]:
-        """Return what is found at the login nodes that commands run on, and at those of the tunnel."""
-        roles = [role for role in (self._login_places(), self._tunnel_places()) if role]
+    async def _of_each(
+        self, examine: Callable[[_Place], Finding], *, behind: bool = True
+    ) -> list[list[Finding]]:
+        """Return what is found at the login nodes that commands run on, and at those of the tunnel.
+
+        Jump hosts come before them, and without ``behind`` in place of what is behind them.
+        """
+        ends = [role for role in (self._login_places(), self._tunnel_places()) if role]
+        gates = [list(dict.fromkeys(place.first for place in role)) for role in ends]
+        roles = [role for role in gates + (ends if behind else []) if role]
+        roles = [role for number, role in enumerate(roles) if role not in roles[:number]]
         places = list(dict.fromkeys(place for role in roles for place in role))
         found = await asyncio.gather(*(in_thread(partial(examine, place)) for place in places))
         findings = dict(zip(places, found, strict=True))
@@ -68,13 +86,13 @@ class Logins:
 
     def _login_places(self) -> list[_Place]:
         login = self.patient.site.login
-        return [_Place(host, login.port, login.known_hosts) for host in login.hosts]
+        return [_Place(host, login.port, login.known_hosts, login.hop) for host in login.hosts]
 
     def _tunnel_places(self) -> list[_Place]:
         if self.patient.site.tunnel.kind == "direct":
             return []
         tunnel = self._tunnel_settings()
-        return [_Place(host, tunnel.port, tunnel.known_hosts) for host in tunnel.hosts]
+        return [_Place(host, tunnel.port, tunnel.known_hosts, tunnel.jump) for host in tunnel.hosts]
 
     def _in_file(self, finding: Finding) -> Finding:
         if finding.status.bears:
@@ -87,7 +105,11 @@ class Logins:
 
     async def key_file(self) -> Finding:
         """Say whether the private key of the service account is the gateway's alone."""
-        return await in_thread(lambda: _key_file(self.patient.site.login.key, "login.key", self.patient.file))
+        login, file = self.patient.site.login, self.patient.file
+        keys = {"login.key": login.key}
+        if login.jump and login.jump.key:
+            keys["login.jump.key"] = login.jump.key
+        return worst([await in_thread(partial(_key_file, key, name, file)) for name, key in keys.items()])
 
     async def login(self) -> Finding:
         """Say whether the service account can log in and run a command."""
@@ -151,7 +173,11 @@ def _host_key(place: _Place) -> Finding:
     if file.exists() and not os.access(file, os.R_OK):
         return not_ok(f"{file} cannot be read", f"As root: chown THE-GATEWAY'S-USER {file}")
     try:
-        shown = shown_key(place.host, place.port, file, _LIMITS)
+        shown = shown_key(place.host, place.port, file, _LIMITS, place.hop)
+    except (LoginNodeRefused, HostKeyRefused) as error:  # the jump host's
+        return not_ok(
+            str(error), f"login.jump and tunnel.jump are in the site config; {_by_hand(place.first)}"
+        )
     except LoginNodeUnreachable as error:
         return warning(
             str(error), f"By hand: ssh-keyscan -p {place.port} {place.host}   (does sshd hang there?)"
@@ -172,6 +198,10 @@ def _host_key(place: _Place) -> Finding:
             )
             return not_ok(words, f"{compare}\n{remove} && {add}")
     return ok(f"{seen}, as in {file}")
+
+
+def _by_hand(gate: _Place) -> str:
+    return f"by hand: ssh -F /dev/null -v -p {gate.port} {gate.host} true"
 
 
 def _key_file(path: Path, setting: str, file: str) -> Finding:

@@ -63,6 +63,11 @@ class Patient:
         """
         return await self.node.run(Command(words), stdin=stdin, timeout=COMMAND)
 
+    async def schedule(self, program: str, *words: str) -> Completed:
+        """Run one of the scheduler's programs on the login node, as `ask` does."""
+        environment = (f"{name}={value}" for name, value in self.site.login.environment.items())
+        return await self.ask("/usr/bin/env", "LC_ALL=C", *environment, self.program(program), *words)
+
 
 def hung(answer: Completed, what: str) -> Finding | None:
     """Return what to say of a command that did not end in time; None if it did."""

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gateway.auth import DENIED_NAMES
 from gateway.doctor.check import Finding, not_ok, ok, skipped, warning
@@ -16,10 +17,12 @@ from gateway.doctor.vouching import Vouching
 from gateway.errors import Forbidden, GatewayError, LoginNodeRefused, StateDirUnwritable
 from gateway.launcher import LauncherStatus, launcher_text, sudoers_text
 from gateway.launcher.wire import sections
-from gateway.model import Command, Completed, JobId, job_name
+from gateway.model import Asked, Command, Completed, JobId, job_name
 from gateway.queue import Queue
 from gateway.schedulers import Scheduler
 from gateway.schedulers.local import Local
+from gateway.schedulers.pbs import Pbs
+from gateway.schedulers.sge import Sge
 from gateway.schedulers.slurm import Slurm
 from gateway.store.database import random_word
 
@@ -30,16 +33,40 @@ _GROUP = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _PROBE = 16 * 1024
 
 
-class _SlurmVersion(Slurm):
-    """Slurm, asked to submit nothing: sbatch only says its version."""
+class _Version:
+    """Makes of a scheduler one that submits nothing: a program of its own only says its version."""
+
+    says: ClassVar[tuple[str, ...]]
 
     def submit_command(self) -> Command:
-        """Return the command that says sbatch's version."""
-        return Command(("sbatch", "--version"))
+        """Return the command that says it."""
+        return Command(self.says)
+
+    def dry_run_command(self) -> Command | None:
+        """Return that nothing is asked before: there is no script."""
+        return None
 
     def read_submit(self, completed: Completed) -> JobId:
         """Return what it said."""
-        return JobId(completed.stdout.strip() or words_of(completed))
+        return JobId(completed.stdout.strip().partition("\n")[0].strip() or words_of(completed))
+
+
+class _SlurmVersion(_Version, Slurm):
+    """Slurm's sbatch."""
+
+    says = ("sbatch", "--version")
+
+
+class _PbsVersion(_Version, Pbs):
+    """PBS's qstat: qsub of some sites is a script that wants one."""
+
+    says = ("qstat", "--version")
+
+
+class _SgeVersion(_Version, Sge):
+    """Grid Engine's qstat, which says it above its options."""
+
+    says = ("qstat", "-help")
 
 
 class _LocalListing(Local):
@@ -47,7 +74,8 @@ class _LocalListing(Local):
 
     def submit_command(self) -> Command:
         """Return the command that lists."""
-        return self.status_command([job_name(random_word(6), random_word(10))], secrets.token_hex(8))
+        asked = [Asked(job_name(random_word(6), random_word(10)), "nobody")]
+        return self.status_commands(asked, secrets.token_hex(8))[0]
 
     def read_submit(self, completed: Completed) -> JobId:
         """Return what was run."""
@@ -55,7 +83,12 @@ class _LocalListing(Local):
 
 
 #: For each scheduler one whose submit writes the state directory as a real one does, and starts nothing.
-_HARMLESS: Mapping[str, Callable[[], Scheduler]] = {"slurm": _SlurmVersion, "local": _LocalListing}
+_HARMLESS: Mapping[str, Callable[[], Scheduler]] = {
+    "slurm": _SlurmVersion,
+    "pbs": _PbsVersion,
+    "sge": _SgeVersion,
+    "local": _LocalListing,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +243,8 @@ class People:
         """Write into the state directory as the person does before a submit, and take it away again."""
         site = self.patient.site
         user = self.patient.user or STRANGER
+        if site.scheduler not in _HARMLESS:
+            return skipped(f"nothing is known of {site.scheduler} that starts no job; --job tries it")
         queue = Queue(site, _HARMLESS[site.scheduler](), self.patient.node, users=self.patient.users)
         server_id = random_word(10)
         try:

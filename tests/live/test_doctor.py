@@ -73,6 +73,27 @@ def test_a_job_goes_all_the_way_and_leaves_nothing_while_the_hub_runs(gateway: L
     assert secret not in done.stdout
 
 
+@pytest.mark.parametrize(("name", "answers"), [("sge", "Grid Engine answers"), ("pbs", "PBS answers")])
+def test_other_schedulers_are_examined_too(lab: Lab, name: str, answers: str) -> None:
+    cluster = getattr(lab, name)
+    cluster.start()
+    try:
+        words = ("doctor", f"lab{name}", "-f", "/etc/gateway/gateway_config.py", "--user", "alice")
+        lines = lab.gateway_command(*words).stdout.splitlines()
+    finally:
+        (lab.state / f"hub/sites/lab{name}.yaml").unlink()  # for the tests of the other clusters
+    ours = {
+        line[8:].removeprefix(f"lab{name}: ").partition(": ")[0]: line
+        for line in lines
+        if f"lab{name}: " in line
+    }
+    assert answers in ours["scheduler"]
+    # The replayed PBS has no daemon on its node.
+    bad = [step for step, line in ours.items() if not line.startswith(("ok ", "skipped "))]
+    assert set(bad) <= {"forwarding"}, lines
+    assert ours["state directory"].startswith("ok ")
+
+
 @pytest.mark.parametrize(("sent", "status"), SIGNALS)
 def test_a_job_is_taken_away_if_it_is_interrupted(lab: Lab, trial: Trial, sent: int, status: int) -> None:
     trial.site = trial.site.replace(", -m, ipykernel]", ", -c, 'import time; time.sleep(60)']")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import fcntl
 import json
 import os
@@ -29,25 +30,28 @@ from traitlets.config import Config
 import gateway
 from gateway.commands.doctor import _Told
 from gateway.config import Settings
+from gateway.discovery import Discovery, Room
 from gateway.doctor import certificate, examination, show, vouching
 from gateway.doctor import host as host_steps
+from gateway.doctor.batch import Batch, compare, read_settings
 from gateway.doctor.check import Check, Finding, Status, any_of, not_ok, ok, skipped, warning, worst
 from gateway.doctor.disk import explain
 from gateway.doctor.here import Here, read_ports, read_skew
 from gateway.doctor.host import Host, Proxy
 from gateway.doctor.job import NOT_TAKEN, JobWalk, refusal
+from gateway.doctor.kinds import kind_of
 from gateway.doctor.listening import Holder
 from gateway.doctor.logins import silent_or_worst
 from gateway.doctor.patient import Patient
 from gateway.doctor.people import People
 from gateway.doctor.running import lock_holder, open_files
+from gateway.doctor.said import Said
 from gateway.doctor.scratch import clear_up, scratch
-from gateway.doctor.slurm import compare, read_limit, read_settings, read_slices
 from gateway.doctor.walk import Step, in_thread, walk
 from gateway.errors import LoginNodeRefused, LoginNodeUnreachable, QueueUnreachable
 from gateway.launcher import launcher_text, sudoers_text
 from gateway.model import Choices, Completed, JobId
-from gateway.siteconfig import Partition, parse_site_config
+from gateway.siteconfig import SiteConfig, parse_drop_in, parse_site_config
 from gateway.ssh.authority import UserAuthority
 from gateway.ssh.runner import Replay
 from gateway.ssh.transport import Certified
@@ -338,54 +342,37 @@ def test_what_the_scheduler_said_of_the_comment_is_found_in_the_jobs_log() -> No
     assert NOT_TAKEN in wrapper.read_text()
 
 
-# --- Slurm ------------------------------------------------------------------------------------------------
+# --- the scheduler ----------------------------------------------------------------------------------------
 
-SINFO = """\
-debug|up|1:00:00|4|4000
-debug|up|1:00:00|8|8000+
-long|up|2-00:00:00|4|4000
-any|up|infinite|4|4000
-short|up|10:00|4|4000
-old|drain|30:00|4|4000
-a row that makes no sense
-"""
+ROOMS = (
+    Room("debug", max_walltime=60, max_cores=8, max_memory=8000, gpus={"a100": 2}),
+    Room("any", max_cores=4),
+    Room("short", max_walltime=10, max_cores=4),
+    Room("old", max_walltime=30, closed="DRAIN"),
+)
 
 
 @pytest.mark.parametrize(
-    ("text", "minutes"),
+    ("said", "status", "words"),
     [
-        ("10:00", 10),
-        ("1:00:00", 60),
-        ("2-00:00:00", 2880),
-        ("1-12:30:00", 2190),
-        ("30", 30),
-        ("infinite", None),
+        ("{name: debug, max_walltime: 1h, max_cores: 8, max_memory: 8000M, gpus: {a100: 2}}", "ok", "debug"),
+        ("{name: any, max_walltime: 30d, max_memory: 1T}", "ok", "any"),
+        ("{name: short}", "ok", "short"),
+        ("{name: short, max_walltime: 1h}", "not ok", "the form offers 1 hour, and Slurm allows 10 minutes"),
+        ("{name: dbug, max_walltime: 1h}", "not ok", "Slurm has no partition dbug"),
+        ("{name: debug, max_cores: 9}", "warning", "offers 9 cores, and its largest node has 8"),
+        ("{name: debug, max_memory: 1T}", "warning", "of memory, and its largest node has"),
+        ("{name: debug, gpus: {a100: 3}}", "warning", "3 GPUs of type a100, and no node has more than 2"),
+        ("{name: debug, gpus: {v100: 1}}", "warning", "1 GPUs of type v100, and no node has more than 0"),
+        ("{name: old, max_walltime: 30m}", "warning", "old is closed: DRAIN"),
     ],
 )
-def test_slurms_limits_are_read_as_minutes(text: str, minutes: int | None) -> None:
-    assert read_limit(text) == minutes
-
-
-@pytest.mark.parametrize(
-    ("name", "walltime", "cores", "status", "words"),
-    [
-        ("debug", "1h", 8, Status.OK, "debug"),
-        ("any", "30d", 4, Status.OK, "any"),
-        ("long", "2d", 4, Status.OK, "long"),
-        ("short", "1h", 4, Status.NOT_OK, "the form offers 1 hour, and Slurm allows 10 minutes"),
-        ("dbug", "1h", 4, Status.NOT_OK, "no partition dbug"),
-        ("debug", "1h", 9, Status.WARNING, "the form offers 9 cores, and its largest node has 8"),
-        ("old", "30m", 4, Status.WARNING, "old is down"),
-    ],
-)
-def test_a_partition_is_compared_with_what_slurm_says_of_it(
-    name: str, walltime: str, cores: int, status: Status, words: str
+def test_a_partition_is_compared_with_what_the_scheduler_says_of_it(
+    said: str, status: str, words: str
 ) -> None:
-    wanted = Partition.model_validate(
-        {"name": name, "max_walltime": walltime, "max_cores": cores, "max_memory": "4000M"}
-    )
-    finding = compare(wanted, read_slices(SINFO), "site.yaml")
-    assert finding.status is status
+    (wanted,) = parse_drop_in(f"version: 1\npartitions: [{said}]", "a.yaml").partitions
+    finding = compare(wanted, Discovery(ROOMS).room(wanted.name), kind_of("slurm"), "site.yaml")
+    assert finding.status == status
     assert words in finding.seen
 
 
@@ -394,10 +381,196 @@ def test_settings_of_slurm_are_read_by_name() -> None:
     assert read_settings(text) == {"PrivateData": "jobs,usage", "SlurmdPort": "6818"}
 
 
+class Known(Said):
+    """What is said of a cluster, without asking."""
+
+    def __init__(self, patient: Patient, discovery: Discovery) -> None:
+        super().__init__(patient)
+        self.known = discovery
+
+    async def discovery(self) -> Discovery:
+        return self.known
+
+    async def site(self) -> SiteConfig:
+        return self.patient.site
+
+
+def batch(scheduler: str, *answers: Completed, act_as: str = "sudo", **known: Any) -> Batch:
+    login = SITE.login.model_copy(update={"act_as": act_as, "environment": {"SGE_ROOT": "/opt/sge"}})
+    site = SITE.model_copy(update={"scheduler": scheduler, "login": login, "accounts": ("physics",)})
+    patient = Patient(site, "site.yaml", Replay(answers), "ann", Path("/nowhere"), Settings(Config(), "c"))
+    return Batch(Known(patient, Discovery(**known)))
+
+
+def stat_of(*names: str) -> Completed:
+    return Completed(0, "".join(f"/usr/bin/{name}\n" for name in names))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "answers", "status", "words"),
+    [
+        (
+            "slurm",
+            [stat_of("sbatch", "squeue", "scancel", "scontrol", "sinfo"), Completed(0, "slurm 22.05\n")],
+            "warning",
+            "slurm 22.05 in /usr/bin, without sacct, which knows how jobs ended and sacctmgr, which knows",
+        ),
+        ("slurm", [stat_of("sbatch"), Completed(1)], "not ok", "has no squeue, scancel, scontrol, sinfo"),
+        (
+            "sge",
+            [
+                stat_of("qsub", "qstat", "qdel", "qalter", "qconf", "qacct", "qhost"),
+                Completed(1, "SGE 8.1.9\nusage: qstat [options]\n"),
+            ],
+            "ok",
+            "SGE 8.1.9 in /usr/bin",
+        ),
+        (
+            "pbs",
+            [
+                stat_of("qsub", "qstat", "qdel", "qalter", "pbsnodes", "qselect"),
+                Completed(0, "pbs_version = 23.06\n"),
+            ],
+            "ok",
+            "pbs_version = 23.06 in /usr/bin",
+        ),
+    ],
+    ids=["slurm without accounting", "slurm elsewhere", "sge", "pbs"],
+)
+async def test_the_programs_of_each_scheduler_are_looked_for(
+    scheduler: str, answers: list[Completed], status: str, words: str
+) -> None:
+    finding = await batch(scheduler, *answers).programs()
+    assert finding.status == status
+    assert words in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "answer", "status"),
+    [
+        ("slurm", Completed(0, "Slurmctld(primary) at login is UP\n"), "ok"),
+        ("slurm", Completed(0, "Slurmctld(primary) at login is DOWN\n"), "not ok"),
+        ("pbs", Completed(0, "Server  Max\n"), "ok"),
+        ("pbs", Completed(111, "", "Connection refused\n"), "not ok"),
+        ("sge", Completed(0, "all.q\n"), "ok"),
+        ("sge", Completed(124), "not ok"),
+    ],
+)
+async def test_whether_a_scheduler_answers_is_asked_with_its_own_program_and_environment(
+    scheduler: str, answer: Completed, status: str
+) -> None:
+    examined = batch(scheduler, answer)
+    assert (await examined.answers()).status == status
+    (call,) = cast("Replay", examined._patient.node).calls
+    assert call.command.words[:3] == ("/usr/bin/env", "LC_ALL=C", "SGE_ROOT=/opt/sge")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "seen", "mend"),
+    [
+        ("slurm", "PrivateData = jobs hides other users' jobs from svc", "AdminLevel=Operator"),
+        ("pbs", "query_other_jobs = False hides other users' jobs from svc", "set server operators += svc@*"),
+    ],
+)
+async def test_hidden_jobs_are_told_with_what_they_cost_and_how_to_show_them(
+    scheduler: str, seen: str, mend: str
+) -> None:
+    finding = await batch(scheduler, hidden=True).other_jobs()
+    assert finding.status == "warning"
+    assert finding.seen.startswith(seen)
+    assert "one command for each person" in finding.seen
+    assert mend in finding.mend
+    assert (await batch(scheduler, hidden=False).other_jobs()).status == "ok"
+    assert (await batch(scheduler, hidden=True, act_as="service").other_jobs()).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("    job_history_enable = True\n", "ok"),
+        ("    job_history_enable = False\n", "warning"),
+        ("", "warning"),
+    ],
+)
+async def test_a_pbs_that_forgets_its_jobs_is_told(text: str, status: str) -> None:
+    finding = await batch("pbs", Completed(0, f"Server: pbs\n{text}    scheduling = True\n")).ended_jobs()
+    assert finding.status == status
+
+
+async def test_what_of_the_cluster_cannot_be_seen_is_told() -> None:
+    known = Discovery((Room("short", max_walltime=60),), faults=("exit status 1: qhost: no",)).rooms
+    examined = batch("sge", rooms=known, faults=("exit status 1: qhost: no",))
+    finding = await examined.partitions()
+    assert finding.status == "warning"
+    assert "not all of the cluster can be seen: exit status 1: qhost: no" in finding.seen
+    assert (await batch("sge", faults=("none",)).partitions()).status == "not ok"
+
+
+async def test_limits_that_slurm_does_not_enforce_are_told_and_hidden_partitions_are_there() -> None:
+    config = Completed(0, "EnforcePartLimits       = NO\n")
+    examined = batch("slurm", Completed(0, "short\n"), config, rooms=ROOMS[:2])
+    finding = await examined.partitions()
+    assert finding.status == "ok"
+    assert finding.seen.startswith("short (hidden: its limits are not compared); EnforcePartLimits = NO")
+
+
+@pytest.mark.parametrize(
+    ("accounts", "status"),
+    [
+        (None, "skipped"),
+        ({"ann": ("physics", "maths")}, "ok"),
+        ({"ann": ("maths",)}, "warning"),
+        ({}, "warning"),
+    ],
+)
+async def test_a_persons_accounts_are_compared_with_the_forms(
+    accounts: dict[str, tuple[str, ...]] | None, status: str
+) -> None:
+    assert (await batch("slurm", accounts=accounts).accounts()).status == status
+
+
+# --- the drop-ins -----------------------------------------------------------------------------------------
+
+
+def drop_ins(tmp_path: Path, *lines: str) -> Said:
+    def field(text: str) -> str:
+        return base64.b64encode(text.encode()).decode()
+
+    site = tmp_path / "site.yaml"
+    site.write_text(SITE_TEXT)
+    rows = []
+    for number, text in enumerate(lines):
+        path = field(f"/etc/gateway/site.d/{number}.yaml")
+        rows.append(f"gw1 file {path}. {path}. {len(text)} {field(text)}.\n")
+    answer = Completed(0, f"gw1 node {field('login1')}.\n{''.join(rows)}gw1 end\n")
+    return Said(Patient(SITE, str(site), Replay([answer]), "ann", tmp_path, Settings(Config(), "c")))
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "seen"),
+    [
+        ("version: 1\naccounts: [maths]\n", "ok", "/etc/gateway/site.d/0.yaml"),
+        (
+            "version: 1\nlogin: {}\n",
+            "not ok",
+            "login1:/etc/gateway/site.d/0.yaml:2: login: this belongs into",
+        ),
+        ("version: 1\nscript: {header: '{{ nosuch }}'}\n", "not ok", "script.header"),
+    ],
+)
+async def test_the_drop_ins_are_read_once_and_bad_ones_are_not_used(
+    tmp_path: Path, text: str, status: str, seen: str
+) -> None:
+    said = drop_ins(tmp_path, text)
+    finding = await said.drop_ins()
+    assert finding.status == status
+    assert seen in finding.seen
+    assert (await said.site()).accounts == (("maths",) if status == "ok" else ())
+
+
 # --- sudo -------------------------------------------------------------------------------------------------
 
-SITE = parse_site_config(
-    """\
+SITE_TEXT = """\
 version: 1
 name: cascade
 title: Cascade
@@ -407,9 +580,8 @@ partitions:
   - {name: short, max_walltime: 1h, max_cores: 4, max_memory: 8G}
 applications:
   - {name: lab, title: JupyterLab, command: [jupyter, lab]}
-""",
-    "site.yaml",
-)
+"""
+SITE = parse_site_config(SITE_TEXT, "site.yaml")
 LISTED = "User svc may run:\n    (%people) NOPASSWD: /usr/local/sbin/gateway-launcher\n"
 DEFAULTS = (
     "Matching Defaults entries for svc on login1:\n    env_reset, mail_badpass,\n"
@@ -560,7 +732,7 @@ async def test_a_login_may_fail_at_a_cluster_that_is_named_alone(
 ) -> None:
     patients: list[Patient] = []
 
-    def cluster_steps(patient: Patient) -> list[Step]:
+    def cluster_steps(patient: Patient, _: Said) -> list[Step]:
         patients.append(patient)
         return []
 
@@ -621,13 +793,15 @@ THERE = "module: loaded\ngateway-doctor: found\n"
 async def test_an_application_is_there_only_if_it_was_found_after_the_prologue(
     answer: Completed, status: Status, words: str
 ) -> None:
-    finding = await Here(people(answer).patient).applications()
+    patient = people(answer).patient
+    finding = await Here(patient, Known(patient, Discovery())).applications()
     assert finding.status is status
     assert words in finding.seen
 
 
 async def test_ports_that_cannot_be_looked_at_are_not_ok() -> None:
-    assert (await Here(people(Completed(1)).patient).ports()).status is Status.WARNING
+    patient = people(Completed(1)).patient
+    assert (await Here(patient, Said(patient)).ports()).status is Status.WARNING
 
 
 # --- what runs here ---------------------------------------------------------------------------------------
@@ -746,7 +920,7 @@ async def test_of_a_job_and_its_tunnel_each_is_taken_away_although_the_other_can
         scheduler=None,
     )
     patient = Patient(SITE, "s", Replay(()), "ann", tmp_path, Settings(Config(), "c"))
-    walk_ = JobWalk(patient, cast("Any", parts), cast("Choices", None))
+    walk_ = JobWalk(patient, cast("Any", parts), cast("Choices", None), Said(patient))
     walk_._left, walk_._job_id = True, JobId("7")
     await walk_.__aexit__(None, None, None)
     assert done == (["job", "files", "tunnel"] if trouble == "tunnel" else ["job", "tunnel"])

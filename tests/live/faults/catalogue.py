@@ -160,6 +160,12 @@ def directory_base_that_is_not_there(trial: Trial) -> Iterator[None]:
     yield
 
 
+@fault("directory people", says="ou=grups,dc=example,dc=org", mend="c.Ldap.group_base")
+def groups_looked_for_in_the_wrong_place(trial: Trial) -> Iterator[None]:
+    trial.settings += 'c.Ldap.group_base = "ou=grups,dc=example,dc=org"\n'
+    yield
+
+
 @fault(
     "directory connection", says="ldap.lab:636 refuses connections", mend="ss -ltn 'sport = :636'", alone=True
 )
@@ -352,7 +358,13 @@ def slurmctld_down(trial: Trial) -> Iterator[None]:
         )
 
 
-@fault("lab: other users' jobs", says="PrivateData = jobs hides", mend="AdminLevel=Operator", alone=True)
+@fault(
+    "lab: other users' jobs",
+    says="PrivateData = jobs hides",
+    mend="AdminLevel=Operator",
+    status="warning",
+    alone=True,
+)
 def jobs_that_are_private(trial: Trial) -> Iterator[None]:
     with _changed(trial, SLURM_CONF, lambda text: f"{text}PrivateData=jobs\n"):
         yield
@@ -424,6 +436,36 @@ def ports_of_outgoing_connections(trial: Trial) -> Iterator[None]:
 def jupyter_not_on_the_path(trial: Trial) -> Iterator[None]:
     trial.change(f"{gateway.PYTHON}, -m, ipykernel", "jupyter-lab")
     yield
+
+
+# --- the drop-ins -----------------------------------------------------------------------------------------
+
+
+@fault("lab: drop-ins", says="can be written by others than root", mend="gateway reload")
+def drop_in_that_anybody_can_write(trial: Trial) -> Iterator[None]:
+    with _drop_in(trial, "version: 1\\n", "0666"):
+        yield
+
+
+@fault("lab: drop-ins", says="a.yaml:2: login: this belongs into", mend="gateway check ")
+def drop_in_that_says_how_to_log_in(trial: Trial) -> Iterator[None]:
+    with _drop_in(trial, "version: 1\\nlogin: {user: root}\\n", "0644"):
+        yield
+
+
+@contextmanager
+def _drop_in(trial: Trial, text: str, mode: str) -> Iterator[None]:
+    """Put a file into a directory of drop-ins of the trial's own."""
+    directory = f"/usr/local/etc/{trial.inside.rpartition('/')[2]}"
+    trial.change("  act_as: sudo\n", f"  act_as: sudo\n  dropins: {directory}\n")
+    made = (
+        f"mkdir -m 755 {directory} && printf '{text}' > {directory}/a.yaml && chmod {mode} {directory}/a.yaml"
+    )
+    trial.lab.login.run(["sh", "-c", made], check=True)
+    try:
+        yield
+    finally:
+        trial.lab.login.run(["rm", "-r", directory], check=True)
 
 
 # --- how they are made ------------------------------------------------------------------------------------
