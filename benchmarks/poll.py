@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -105,6 +105,13 @@ def generated(scheduler: str, count: int) -> Listing:
     asked = [Asked(name(number), "alice", contract.job_id(number + 1)) for number in range(count)]
     answers = [_renamed(answer, NAME, count) for answer in contract.listing([running] * count)]
     return Listing(contract.scheduler, asked, answers, MARK)
+
+
+def settled(listing: Listing) -> Listing:
+    """Return the listing as it is while all applications run, of whose jobs the state alone is asked for."""
+    asked = [replace(job, settled=True) for job in listing.asked]
+    commands = listing.scheduler.status_commands(asked, listing.mark)
+    return replace(listing, asked=asked, answers=listing.answers[-len(commands) :])
 
 
 def _contract(scheduler: str) -> SchedulerContract:
@@ -243,6 +250,7 @@ def main() -> None:
         scheduler: [measure(generated(scheduler, count), options.rounds) for count in COUNTS]
         for scheduler in SCHEDULERS
     }
+    report["sge settled"] = [measure(settled(generated("sge", count)), options.rounds) for count in COUNTS]
     programs = versions(None, ())
     if options.live:
         with Lab.up() as lab:

@@ -31,6 +31,7 @@ from gateway.metrics import Metrics
 from gateway.origins import Origins
 from gateway.pki import Authority
 from gateway.reload import Reloader, write_pid
+from gateway.renderer import Renderer
 from gateway.routing import Routing
 from gateway.servers import Cluster, Servers
 from gateway.servicemanager import tell_service_manager
@@ -110,7 +111,8 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         instance = await database.instance()
         duty = Duty.CARRY if managed else Duty.ALL
         memory = SiteViewStore(database)
-        clusters = await _clusters(stack, settings, sites.values(), run_dir, instance, duty, memory)
+        renderer = Renderer()
+        clusters = await _clusters(stack, settings, sites.values(), run_dir, instance, duty, memory, renderer)
         views = SiteViews((name, cluster.view) for name, cluster in clusters.items())
         haproxy = HAProxy(parts.haproxy_settings(settings, authority, run_dir, managed=managed))
         await haproxy.check_program()
@@ -123,7 +125,7 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         routing = Routing(records, sessions, haproxy, tunnels, origins, _node_contexts(sites, context))
         metrics = Metrics()
         callback = parts.callback(settings, origins)
-        servers = Servers(instance, records, routing, authority, clusters, metrics, callback)
+        servers = Servers(instance, records, routing, authority, clusters, metrics, callback, renderer)
         orphans = parts.orphans(settings, instance, OrphanStore(database), clusters, views)
         pages = replace(
             Services(authenticator, origins, views.sites, sessions, records, servers, routing),
@@ -132,6 +134,7 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
             news=servers.news,
             instance=instance,
             callback_url=callback.url,
+            renderer=renderer,
             orphans=orphans,
             metrics=metrics.exposition,
             session_lifetime=timedelta(hours=settings.gateway.session_hours),
@@ -223,6 +226,7 @@ async def _clusters(
     instance: str,
     duty: Duty,
     memory: SiteViewStore,
+    renderer: Renderer,
 ) -> dict[str, Cluster]:
     """Return the clusters by name, as a hub last knew them; their connections end with the stack."""
     group = parts.proxy_group(settings)
@@ -234,7 +238,8 @@ async def _clusters(
         if (nodes := users[site.name]) is not None:
             await stack.enter_async_context(nodes)
         cluster = parts.cluster(site, node, run_dir, group, duty, nodes)
-        view = parts.site_view(cluster, node, read_source(files[site.name][1]), instance, memory)
+        source = read_source(files[site.name][1])
+        view = parts.site_view(cluster, node, source, instance, memory, renderer)
         await view.recall()
         found[site.name] = replace(cluster, view=view)
     return found

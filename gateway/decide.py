@@ -15,6 +15,9 @@ from gateway.script import Exit, ExitWord
 
 #: Successive good listings that must lack a job, or show it preempted, before it counts as gone.
 LISTINGS_TO_BELIEVE = 2
+#: Seconds for which a scheduler must say that a job can never start: it may say so only while nodes are down,
+#: or while its administrators change something.
+REFUSAL_TO_BELIEVE = 60.0
 #: Seconds that an application may take from its job's start until it says where it listens. One that has said
 #: so and does not answer by then is not ended, for that may be the network's fault: its owner is told.
 START_PATIENCE = 600.0
@@ -49,11 +52,13 @@ class Sighting:
     """What the latest good listing says of a server's job.
 
     ``job`` is None when the job is not there; ``repeated`` counts the successive good listings that said the
-    same (not there, or ended); ``why`` is a sentence on why a pending job waits.
+    same (not there, ended, or that it can never start), ``lasting`` is the seconds since the first of them;
+    ``why`` is a sentence on why a pending job waits.
     """
 
     job: JobStatus | None
     repeated: int = 1
+    lasting: float = 0.0
     why: str = ""
 
 
@@ -73,7 +78,7 @@ def decide(server: Server, sighting: Sighting, *, ports: tuple[int, int], age: f
         return Decision(Act.ENDING)
     if job.state in (JobState.UNKNOWN, JobState.STOPPING) or server.phase is Phase.STOPPING:
         return Decision(Act.WAIT)
-    if job.state is JobState.CANNOT_START:
+    if job.state is JobState.CANNOT_START and _is_believed(sighting):
         changes: dict[str, Any] = {
             "reason": EndReason.REFUSED,
             "message": sighting.why,
@@ -98,6 +103,10 @@ def decide(server: Server, sighting: Sighting, *, ports: tuple[int, int], age: f
     if server.phase is Phase.STARTING and server.port is None:
         return _not_listening(age, _ends(server, job))
     return Decision(Act.REACH, changes=_ends(server, job))
+
+
+def _is_believed(sighting: Sighting) -> bool:
+    return sighting.repeated >= LISTINGS_TO_BELIEVE and sighting.lasting >= REFUSAL_TO_BELIEVE
 
 
 def _while_queued(server: Server, job: JobStatus, why: str) -> Decision:
@@ -215,13 +224,6 @@ _WORDS = {
         ),
     ),
     ExitWord.SILENT: (EndReason.FAILED, f"The application did not get ready, so its job has ended. {_LOG}"),
-    ExitWord.UNPUBLISHED: (
-        EndReason.FAILED,
-        (
-            "The scheduler did not let the job say where it runs, so the gateway cannot reach it. "
-            "Tell the gateway's administrators."
-        ),
-    ),
     ExitWord.NO_STATE: (
         EndReason.FAILED,
         (

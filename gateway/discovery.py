@@ -8,6 +8,9 @@ from datetime import datetime
 
 from gateway.model import JobId, JobStatus
 
+#: The most partitions of a cluster that are looked at: a form with more of them helps nobody.
+MOST_ROOMS = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -62,7 +65,8 @@ class Discovery:
     ``accounts`` and ``qos`` are by user. ``positions`` counts from 1 the place of each of our waiting jobs
     among those waiting for the same partition. ``ours`` are all jobs whose names this instance gives, also
     those that the database does not know. ``hidden`` says that the account that asks does not see other
-    users' jobs; ``features`` are what a constraint may name. ``at`` is when it was: whoever keeps it sets that.
+    users' jobs; ``features`` are what a constraint may name. ``at`` is when it was: whoever keeps it sets
+    that.
     """
 
     rooms: tuple[Room, ...] = ()

@@ -12,8 +12,8 @@ import binascii
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,17 +21,24 @@ from gateway.errors import GatewayError, LoginNodeUnreachable
 from gateway.model import Command, Completed
 from gateway.ssh.runner import Runner
 
-#: Bytes that one file may have, and how many files there may be.
-LARGEST, MOST = 64 * 1024, 32
+#: Bytes that one file may have, and all together, and how many files there may be.
+LARGEST, TOGETHER, MOST = 64 * 1024, 256 * 1024, 32
+#: Bytes that a path may have (PATH_MAX of Linux), and a detail.
+_PATH, _DETAIL = 4096, 256
+#: Bytes that the program may print: the files in Base64, and for each of them a few paths.
+_OUTPUT = 2 * TOGETHER + (MOST + 2) * 6 * _PATH
 #: Seconds that the program may take on the login node.
 LIMIT = 20
-#: Seconds after which all login nodes of a cluster are asked.
-ROUND = 300.0
+#: Seconds that a login node has for its answer, with the connection; less than the pause between two looks.
+_PATIENCE = 15.0
+#: Seconds for which one that did not answer is not asked, at first and at most.
+_PAUSE, _SLOWEST = 60.0, 300.0
 
 # Each name on the way, those of symbolic links too, is looked at in a directory that only root can write: so
 # nobody else can lead it elsewhere. A file is opened once; that it is the one that was looked at, its numbers
 # say.
-PROGRAM = r"""
+_LIMITS = f"largest={LARGEST} together={TOGETHER} most={MOST}"
+_LOOK = r"""
 set -u -f
 umask 077
 LC_ALL=C PATH=/usr/bin:/bin
@@ -94,9 +101,11 @@ send() {
         -*) ;;
         *) refuse kind "$real"; return ;;
     esac
-    [ "$4" -le LARGEST ] || { refuse large "$real" "$4"; return; }
+    [ "$4" -le $largest ] || { refuse large "$real" "$4"; return; }
+    total=$((total + $4))
+    [ $total -le $together ] || { refuse together "$real" $total; return; }
     printf 'gw1 file %s. %s. %s ' "$(text "$1")" "$(text "$real")" "$4"
-    head -c LARGEST <&3 | base64 | tr -d '\n'
+    head -c $largest <&3 | base64 | tr -d '\n'
     printf '.\n'
 }
 
@@ -118,7 +127,7 @@ absent() {
     [ -x "$place/" ]
 }
 
-subject=$1
+subject=$1 total=0
 printf 'gw1 node %s.\n' "$(text "$(uname -n)")"
 if ! absent "$1" && follow "$1"; then
     if [ ! -d "$real" ]; then
@@ -133,7 +142,7 @@ if ! absent "$1" && follow "$1"; then
         if [ $# -eq 1 ] && [ ! -e "$1" ] && [ ! -L "$1" ]; then
             set --
         fi
-        if [ $# -gt MOST ]; then
+        if [ $# -gt $most ]; then
             refuse many "$directory" $#
         else
             for file; do look "$file"; done
@@ -141,7 +150,8 @@ if ! absent "$1" && follow "$1"; then
     fi
 fi
 printf 'gw1 end\n'
-""".replace("LARGEST", str(LARGEST)).replace("MOST", str(MOST))
+"""
+PROGRAM = _LIMITS + _LOOK
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +199,7 @@ async def read_drop_ins(runner: Runner, directory: Path) -> Reading:
         LoginNodeUnreachable: Nothing is known.
         LoginNodeRefused, HostKeyRefused: The gateway is not let in.
     """
-    return read(await runner.run(command(directory), timeout=LIMIT))
+    return read(await runner.run(command(directory), timeout=LIMIT, output=_OUTPUT))
 
 
 def command(directory: Path) -> Command:
@@ -198,10 +208,10 @@ def command(directory: Path) -> Command:
 
 
 def read(completed: Completed) -> Reading:
-    """Return what the command found.
+    """Return what the command found. Whoever is root there may print anything instead.
 
     Raises:
-        LoginNodeUnreachable: The answer is not whole, so it says nothing.
+        LoginNodeUnreachable: The answer is not whole, or not that program's, so it says nothing.
     """
     lines = completed.stdout.split("\n")
     if completed.status != 0 or lines[-2:] != ["gw1 end", ""]:
@@ -214,11 +224,11 @@ def read(completed: Completed) -> Reading:
         for line in lines[:-2]:
             match line.split(" "):
                 case ["gw1", "node", name]:
-                    node = _shown(name)
+                    node = _shown(name, _DETAIL)
                 case ["gw1", "refused", why, subject, path, detail]:
-                    refused.append(_sentence(why, _shown(subject), _shown(path), _shown(detail)))
+                    refused.append(_sentence(why, _shown(subject), _shown(path), _shown(detail, _DETAIL)))
                 case ["gw1", "file", path, real, size, data]:
-                    found = _file(_shown(path), _shown(real), int(size), _decoded(data))
+                    found = _file(_shown(path), _shown(real), int(size), _decoded(data, LARGEST))
                     if isinstance(found, DropInFile):
                         files.append(found)
                     else:
@@ -227,22 +237,26 @@ def read(completed: Completed) -> Reading:
                     raise ValueError(line[:100])
     except (ValueError, KeyError) as error:
         raise LoginNodeUnreachable(f"the drop-ins could not be read: {error!r}") from None
+    if len(files) + len(refused) > MOST or sum(file.size for file in files) > TOGETHER:
+        raise LoginNodeUnreachable("the drop-ins could not be read: there are more than are ever sent")
     return Reading(node, tuple(files), tuple(refused))
 
 
-def _decoded(field: str) -> bytes:
-    """Return the bytes of a field, which ends with a dot and so is never empty."""
+def _decoded(field: str, most: int) -> bytes:
+    """Return the bytes of a field, which ends with a dot and so is never empty; ``most`` at most."""
     if not field.endswith("."):
         raise ValueError("a field is cut short")
+    if len(field) > 4 * most // 3 + 5:
+        raise ValueError("a field is too long")
     try:
         return base64.b64decode(field[:-1], validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from None
 
 
-def _shown(field: str) -> str:
+def _shown(field: str, most: int = _PATH) -> str:
     """Return a name as it can be shown: on one line, without control characters."""
-    text = _decoded(field).decode("utf-8", "backslashreplace")
+    text = _decoded(field, most).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -254,7 +268,7 @@ def _file(path: str, real: str, size: int, data: bytes) -> DropInFile | str:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         return f"{path}:{data[: error.start].count(10) + 1}: not UTF-8: write it in UTF-8"
-    return DropInFile(path, real, text, size, hashlib.sha256(data).hexdigest())
+    return DropInFile(path, real, text, len(data), hashlib.sha256(data).hexdigest())
 
 
 def _sentence(why: str, subject: str, path: str, detail: str) -> str:
@@ -273,6 +287,10 @@ _FAULTS: Mapping[str, Callable[[str, str], tuple[str, str]]] = {
     "kind": lambda _, __: ("is no regular file", "put one there, or remove it"),
     "directory": lambda _, __: ("is no directory", "make it one, or remove it"),
     "large": lambda _, size: (f"has {size} bytes, more than {LARGEST // 1024} kB", "make it smaller"),
+    "together": lambda _, size: (
+        f"makes {size} bytes with the files before it, more than {TOGETHER // 1024} kB",
+        "make them smaller",
+    ),
     "many": lambda _, count: (f"holds {count} files, more than {MOST}", "put them together"),
     "nowhere": lambda _, __: ("is a symbolic link that leads nowhere", "mend or remove it"),
     "unreadable": lambda path, _: ("is closed to the gateway's account", f"chmod a+rX {path}"),
@@ -295,16 +313,15 @@ class Look:
 
 
 class LoginNodes:
-    """The drop-ins on all login nodes of a cluster.
+    """The drop-ins on all login nodes of a cluster: of several each has a connection of its own, kept open.
 
-    The one that the gateway is connected with is asked each time, the others now and then, by connections of
-    their own.
+    One that does not answer is asked less often, and does not keep the others waiting.
 
     Args:
         hosts: The login nodes by their names in the site config; one for a local one.
         directory: Where the drop-ins are.
-        connected: The one that the gateway is connected with, whichever it is.
-        connect: Makes a connection to one of them.
+        connected: The gateway's connection, which is enough for a single one.
+        connect: Makes a connection to one of several.
         clock: Seconds, only ever growing.
     """
 
@@ -319,11 +336,11 @@ class LoginNodes:
     ) -> None:
         self._hosts = hosts
         self._directory = directory
-        self._connected = connected
         self._connect = connect
         self._clock = clock
-        self._looks: tuple[Look, ...] = ()
-        self._round = float("-inf")
+        self._runners = {hosts[0]: connected} if len(hosts) == 1 else {}
+        self._open = AsyncExitStack()
+        self._silent: dict[str, _Silent] = {}
 
     def __repr__(self) -> str:
         return f"<LoginNodes {','.join(self._hosts)}>"
@@ -332,35 +349,50 @@ class LoginNodes:
         """Return what the login nodes say that answer, in the site config's order; at least one.
 
         Args:
-            everywhere: Whether to ask all of them now.
+            everywhere: Whether to ask those too that did not answer just now.
 
         Raises:
             LoginNodeUnreachable, HostKeyRefused, LoginNodeRefused: None answers: nothing is known.
         """
-        if len(self._hosts) == 1:
-            reading = await read_drop_ins(self._connected, self._directory)
-            return (Look(self._hosts[0], reading, datetime.now(UTC)),)
-        if everywhere or self._clock() - self._round > ROUND:
-            return await self._look_everywhere()
-        reading = await read_drop_ins(self._connected, self._directory)
-        known = [look for look in self._looks if look.reading.node == reading.node]
-        if len(known) != 1:  # one that did not answer before
-            return await self._look_everywhere()
-        new = replace(known[0], reading=reading, at=datetime.now(UTC))
-        self._looks = tuple(new if look is known[0] else look for look in self._looks)
-        return self._looks
+        found = await self._ask([host for host in self._hosts if everywhere or self._is_due(host)])
+        if not any(isinstance(each, Look) for each in found.values()):
+            found |= await self._ask([host for host in self._hosts if host not in found])
+        said = [found[host] for host in self._hosts if host in found]
+        if looks := tuple(each for each in said if isinstance(each, Look)):
+            return looks
+        raise next(each for each in said if isinstance(each, GatewayError))
 
-    async def _look_everywhere(self) -> tuple[Look, ...]:
-        found = await asyncio.gather(*map(self._look_at, self._hosts))
-        looks = tuple(look for look in found if isinstance(look, Look))
-        if not looks:
-            raise next(error for error in found if isinstance(error, GatewayError))
-        self._looks, self._round = looks, self._clock()
-        return looks
+    async def close(self) -> None:
+        """Close the connections that were made here."""
+        await self._open.aclose()
+
+    def _is_due(self, host: str) -> bool:
+        return host not in self._silent or self._clock() >= self._silent[host].until
+
+    async def _ask(self, hosts: Sequence[str]) -> dict[str, Look | GatewayError]:
+        return dict(zip(hosts, await asyncio.gather(*map(self._look_at, hosts)), strict=True))
 
     async def _look_at(self, host: str) -> Look | GatewayError:
         try:
-            async with self._connect(host) as runner:
-                return Look(host, await read_drop_ins(runner, self._directory), datetime.now(UTC))
-        except GatewayError as error:
-            return error
+            async with asyncio.timeout(_PATIENCE):
+                if host not in self._runners:
+                    self._runners[host] = await self._open.enter_async_context(self._connect(host))
+                reading = await read_drop_ins(self._runners[host], self._directory)
+        except TimeoutError:
+            error: GatewayError = LoginNodeUnreachable(f"{host}: no answer within {_PATIENCE:g} s")
+        except GatewayError as caught:
+            error = caught
+        else:
+            self._silent.pop(host, None)
+            return Look(host, reading, datetime.now(UTC))
+        pause = min(2 * self._silent[host].pause, _SLOWEST) if host in self._silent else _PAUSE
+        self._silent[host] = _Silent(self._clock() + pause, pause)
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class _Silent:
+    """Until when a login node that did not answer is not asked, and how many seconds that were."""
+
+    until: float
+    pause: float

@@ -187,6 +187,15 @@ class QueueUnreachable(GatewayError):
     status = 503
 
 
+class ScriptNotRendered(GatewayError):
+    """The machine was too busy to write a job script; that says nothing of the site config."""
+
+    default_public = "The gateway is too busy to write the job script, so nothing is started yet."
+    default_advice = "Wait a minute, then try again."
+    transient = True
+    status = 503
+
+
 class EndedNotListed(QueueUnreachable):
     """The scheduler keeps no ended jobs, and therefore listed none at all: ask without them."""
 

@@ -97,13 +97,15 @@ class Completed:
 class Asked:
     """A job that is asked for: its name, the account that owns it, and its id where it is known.
 
-    ``submitted`` is when it was handed in, as the gateway knows it: Grid Engine uses ids again.
+    ``submitted`` is when it was handed in, as the gateway knows it: Grid Engine uses ids again. ``settled``:
+    its endpoint and its end are known, only its state and its restarts are asked for.
     """
 
     name: str
     owner: str
     job_id: JobId | None = None
     submitted: datetime | None = None
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

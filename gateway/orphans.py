@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -27,6 +28,8 @@ MAY_LINGER = timedelta(minutes=10)
 TRY_AGAIN = timedelta(hours=1)
 #: The most that are kept of a cluster: anybody there may give jobs such names.
 MOST = 500
+#: The most of one owner, so that what one person forges does not push out others' real ones.
+MOST_OF_OWNER = 50
 
 
 class Cluster(Protocol):
@@ -101,7 +104,7 @@ class Orphans:
         answered = await self._store.answered_for(list(jobs), datetime.now(UTC) - MAY_LINGER)
         unknown = [job for server_id, there in jobs.items() if server_id not in answered for job in there]
         known = await self._store.of(cluster)
-        now_there = merged(cluster, known, unknown[:MOST], datetime.now(UTC))
+        now_there = merged(cluster, known, kept(known, unknown), datetime.now(UTC))
         if set(now_there) != set(known):
             await self._store.replace(cluster, now_there)
             self._tell(now_there, known)
@@ -163,6 +166,18 @@ def named_by(instance: str, jobs: Iterable[JobStatus]) -> dict[str, list[JobStat
         ):
             found.setdefault(server_id, []).append(job)
     return found
+
+
+def kept(known: Iterable[Orphan], unknown: Iterable[JobStatus]) -> list[JobStatus]:
+    """Return those that are looked after, the known ones first: anybody may forge as many as they like."""
+    before = {(orphan.job_id, orphan.name, orphan.owner) for orphan in known}
+    of_owner: Counter[str] = Counter()
+    found = []
+    for job in sorted(unknown, key=lambda job: (job.job_id, job.name, job.user) not in before):
+        of_owner[job.user] += 1
+        if of_owner[job.user] <= MOST_OF_OWNER:
+            found.append(job)
+    return found[:MOST]
 
 
 def merged(

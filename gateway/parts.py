@@ -25,6 +25,7 @@ from gateway.orphans import Orphans
 from gateway.pki import Authority
 from gateway.poller import Poller
 from gateway.queue import Queue
+from gateway.renderer import Renderer
 from gateway.schedulers import get as scheduler_named
 from gateway.servers import Cluster
 from gateway.servers.callback import Callback
@@ -125,7 +126,9 @@ def cluster(
     return Cluster(view, scheduler, queue, Poller(queue), tunnel(site, run_dir, group, duty))
 
 
-def site_view(cluster: Cluster, node: Runner, trusted: Source, instance: str, memory: Memory) -> SiteView:
+def site_view(
+    cluster: Cluster, node: Runner, trusted: Source, instance: str, memory: Memory, renderer: Renderer
+) -> SiteView:
     """Return a cluster's site config as it will be kept up to date.
 
     Args:
@@ -134,6 +137,7 @@ def site_view(cluster: Cluster, node: Runner, trusted: Source, instance: str, me
         trusted: The text of that file, and its name.
         instance: Which gateway this is, as in its jobs' names.
         memory: Keeps the last good drop-ins.
+        renderer: Tries out what they write into job scripts.
     """
     site = cluster.site
     login = site.login
@@ -142,7 +146,7 @@ def site_view(cluster: Cluster, node: Runner, trusted: Source, instance: str, me
         hosts = login.hosts or ("localhost",)
         looks = LoginNodes(hosts, login.dropins, node, partial(_one_host, site))
     discover = partial(cluster.queue.discover, instance)
-    return SiteView(trusted, site, looks=looks, discover=discover, memory=memory)
+    return SiteView(trusted, site, looks=looks, discover=discover, memory=memory, renderer=renderer)
 
 
 def orphans(

@@ -37,8 +37,9 @@ class Tempo:
     """Seconds between polls.
 
     ``busy`` while a start or an end is expected, which is for ``busy_for`` around it; else ``idle``. After
-    failures twice as long each time, from ``busy`` to ``slowest``. ``spread`` is the share by which idle
-    pauses and those after failures vary, so that clusters and gateways do not march in step.
+    failures twice as long each time, from ``busy`` to ``slowest``; a hurry may break each of these pauses
+    once, which is then made up for. ``spread`` is the share by which idle pauses and those after failures
+    vary, so that clusters and gateways do not march in step.
     """
 
     busy: float = 2.0
@@ -73,6 +74,8 @@ class Poller:
         self._busy_until = clock()
         self._expected: float | None = None
         self._failures = 0
+        self._sooner: float | None = None
+        self._may_break = True
         self._silent_since: datetime | None = None
         self._woken = asyncio.Event()
         self._asking = asyncio.Lock()
@@ -91,8 +94,15 @@ class Poller:
         return self._silent_since
 
     def hurry(self) -> None:
-        """Something is about to change: poll fast from now on for a while."""
-        self._busy_until = self._clock() + self._tempo.busy_for
+        """Something is about to change: poll fast from now on for a while.
+
+        After failures there is one poll soon, and then the pause that it broke: what does not answer is not
+        asked more often because many people want something of it.
+        """
+        now = self._clock()
+        self._busy_until = now + self._tempo.busy_for
+        if self._failures and self._may_break:
+            self._sooner, self._may_break = now + self._tempo.busy, False
         self._woken.set()
 
     def expect(self, seconds: float) -> None:
@@ -147,36 +157,39 @@ class Poller:
         try:
             if self._jobs is None or self._on_news is None:
                 raise RuntimeError(f"{self!r} does not run")
+            broken, self._sooner = self._sooner is not None, None
             jobs = await self._jobs()
             if not jobs:
                 self._note(None)
                 return Listing(())
-            news = await self._ask(jobs)
+            news = await self._ask(jobs, broken)
             await self._on_news(news)
             return news
         finally:
             self._asking.release()
 
-    async def _ask(self, jobs: Collection[Asked]) -> News:
+    async def _ask(self, jobs: Collection[Asked], broken: bool) -> News:
         try:
             listing = await self._queue.listing(jobs)
         except GatewayError as error:
-            self._note(error)
+            self._note(error, broken)
             return error
         self._note(None)
         return listing
 
-    def _note(self, error: GatewayError | None) -> None:
-        """Count failures; log the first of a row and its end."""
+    def _note(self, error: GatewayError | None, broken: bool = False) -> None:
+        """Count failures, but of polls that broke a pause; log the first of a row and its end."""
         if error is None:
             if self._failures:
                 _log.info("%r: there is news again, after %d polls without", self, self._failures)
-            self._failures, self._silent_since = 0, None
+            self._failures, self._silent_since, self._sooner, self._may_break = 0, None, None, True
             return
         if self._silent_since is None:
             self._silent_since = datetime.now(UTC)
             _log.warning("%r: %s", self, error)
-        self._failures += 1
+        if not broken:
+            self._failures += 1
+            self._may_break = self._sooner is None
 
     def _pause(self) -> float:
         """Return how many seconds should lie between the last poll and the next."""
@@ -197,7 +210,8 @@ class Poller:
         polled = self._clock()
         while True:
             self._woken.clear()
-            left = polled + self._pause() - self._clock()
+            due = polled + self._pause()
+            left = min(due, self._sooner or due) - self._clock()
             if left <= 0:
                 return
             try:

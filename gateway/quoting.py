@@ -13,6 +13,9 @@ import jinja2
 
 from gateway.errors import ConfigError
 
+#: The end of a line before one that begins with #, maybe after blanks.
+_LATER_HASH = re.compile(r"\n(?=[ \t]*#)")
+
 
 class Verbatim(str):
     """Text that is safe as it stands."""
@@ -64,7 +67,7 @@ class Quoting:
         if not self._refused.isdisjoint(text):
             raise ConfigError(f"job script: {text!r} holds a control character")
         # Grid Engine's qsub reads directives on any line, inside of words too: no line begins with #.
-        return shlex.quote(text).replace("\n#", "\n''#")
+        return _LATER_HASH.sub("\n''", shlex.quote(text))
 
 
 def _undefined(value: jinja2.Undefined) -> str:

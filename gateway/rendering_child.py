@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _CONTROL = "".join(map(chr, (*range(32), 127)))
 #: What the gateway writes around a fault, and no more of what the template had said.
 _WORDS = 300
+#: Characters of a value in a fault.
+_SHOWN = 100
 
 
 def main() -> None:
@@ -37,9 +40,9 @@ def main() -> None:
 def _give_up(cpu: int, memory: int) -> None:
     """Limit this process from now on: CPU seconds, bytes of memory; and no file, no process, no core dump."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + cpu
+    seconds = int(used.ru_utime + used.ru_stime) + 1 + cpu  # imports take longer on a busy machine
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU tells this from other ends
     for limit, value in (
-        (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
@@ -74,12 +77,36 @@ def _rendered(environment: ImmutableSandboxedEnvironment, request: dict[str, Any
     values = {name: _facts(name, value) for name, value in request["values"].items()}
     texts: dict[str, str] = {}
     for name, source in request["sources"].items():
+        if unfiltered := next(_unfiltered(source, request["directive"]), None):
+            return {"where": name, "line": unfiltered[0], "fault": unfiltered[1]}
         try:
-            texts[name] = _limited(environment.from_string(source), values, request["output"])
+            texts[name] = _limited(environment.from_string(source), values, request["output"][name])
         except Exception as error:  # whatever a template can bring about is told
             return {"where": name, "line": _line(error), "fault": _told(error)}
         values[name] = Verbatim(texts[name].strip("\n"))
     return {"texts": texts}
+
+
+def _unfiltered(source: str, directive: str) -> Iterator[tuple[int, str]]:
+    """Give each value on a directive line that does not go through the filter for that, and its line."""
+    for number, line in enumerate(source.split("\n"), 1):
+        for value in _values(line) if directive in line else ():
+            before, _, word = value.rpartition("|")
+            if not before or word.strip() != "directive":
+                shown = f"{{{{{value[:_SHOWN].rstrip()}|directive }}}}"
+                yield number, f"write {shown}: on a {directive} line no quoting helps"
+
+
+def _values(line: str) -> Iterator[str]:
+    """Give what stands between the braces of a line; of one that is not closed on it, what follows it."""
+    begin = line.find("{{")
+    while begin >= 0:
+        end = line.find("}}", begin + 2)
+        if end < 0:
+            yield f"{line[begin + 2 :]}..."
+            return
+        yield line[begin + 2 : end].removesuffix("-")
+        begin = line.find("{{", end + 2)
 
 
 def _limited(template: jinja2.Template, values: dict[str, Any], most: int) -> str:

@@ -87,7 +87,6 @@ class ExitWord(StrEnum):
     WALLTIME = "walltime"  # the walltime was about to end; the exit status is 0
     NO_PORT = "no-port"  # others had every port that was tried
     SILENT = "silent"  # the application never listened
-    UNPUBLISHED = "unpublished"  # the scheduler did not take the endpoint
     NO_STATE = "no-state"  # the state directory is not there on the node
 
 
@@ -141,6 +140,7 @@ def render_script(
         "login": site.login,
         "ports": site.tunnel.ports,
         "program": _program(application),
+        "resources": {**scheduler.resources, **site.script.resources},
         "shell": application.shell.split(" "),
         "state_in_home": state_in_home,
         "state_path": state_path,

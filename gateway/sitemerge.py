@@ -29,9 +29,9 @@ def merge(trusted: Source, drop_ins: Sequence[Source] = ()) -> SiteConfig:
 
     Where two say the same key the later one counts. Partitions, applications, added fields and presets are
     joined by their names, and these key by key; so are ``form``, ``script`` and ``messages``, and
-    ``form.rename``, ``form.fix`` and ``form.help``. Everything else is replaced as a whole, and an empty
-    list takes all away. A drop-in says
-    nothing of ``name``, ``scheduler``, ``login`` and ``tunnel``.
+    ``form.rename``, ``form.fix``, ``form.help`` and ``script.resources``. Everything else is replaced as a
+    whole, and an empty list takes all away. A drop-in says nothing of ``name``, ``scheduler``, ``login`` and
+    ``tunnel``.
 
     Args:
         trusted: The text of the file in the gateway's site directory, and its name.
@@ -85,6 +85,11 @@ def _scheduler_faults(site: SiteConfig) -> Iterator[Fault]:
     except ConfigError as error:
         yield Fault(("scheduler",), str(error).removeprefix("scheduler: "))
         return
+    for name in site.script.resources:
+        if name not in scheduler.resources:
+            known = ", ".join(scheduler.resources) or "none at all"
+            what = f"there is no such name with {scheduler.name}: there is {known}"
+            yield Fault(("script", "resources", name), what)
     for what in scheduler.header_faults(site.script.header):
         yield Fault(("script", "header"), what)
 

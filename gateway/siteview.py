@@ -16,10 +16,10 @@ from typing import Any, Protocol, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from gateway.discovery import Discovery
+from gateway.discovery import MOST_ROOMS, Discovery
 from gateway.dropins import Look, sources
 from gateway.errors import ConfigError, GatewayError
-from gateway.rendering import try_out
+from gateway.renderer import Renderer
 from gateway.siteconfig import SiteConfig
 from gateway.sitemerge import Source, complete, merge
 
@@ -31,6 +31,8 @@ DROP_INS_EVERY, DISCOVERY_EVERY, SLOWEST = 30.0, 60.0, 300.0
 AT_ONCE = 25.0
 #: The share by which pauses vary, so that clusters and gateways do not march in step.
 SPREAD = 0.2
+#: What is told of a fault of the gateway's own, whose traceback is in the log.
+UNREADABLE = "the answer could not be read; the gateway's log says more"
 _DISCOVERY = TypeAdapter(Discovery)
 
 
@@ -39,6 +41,10 @@ class Looks(Protocol):
 
     async def look(self, *, everywhere: bool = False) -> tuple[Look, ...]:
         """Return what the login nodes say that answer, at least one."""
+        ...
+
+    async def close(self) -> None:
+        """Close its connections."""
         ...
 
 
@@ -79,6 +85,7 @@ class SiteView:
         looks: Reads the drop-ins; None where there are none.
         discover: Asks the scheduler; None where nobody does.
         memory: Keeps the last good set.
+        renderer: Tries out what a set writes into job scripts.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class SiteView:
         looks: Looks | None = None,
         discover: Callable[[], Awaitable[Discovery]] | None = None,
         memory: Memory | None = None,
+        renderer: Renderer | None = None,
     ) -> None:
         self.source = trusted
         self.trusted = self.config = self._said = site
@@ -101,6 +109,7 @@ class SiteView:
         self._looks = looks
         self._discover = discover
         self._memory = memory
+        self._renderer = renderer or Renderer()
         self._good: Sequence[Source] = ()
         self._tried: tuple[Sequence[Source], tuple[str, ...]] | None = None
         self._looking, self._discovering = asyncio.Lock(), asyncio.Lock()
@@ -156,17 +165,19 @@ class SiteView:
 
         Raises:
             LoginNodeUnreachable, HostKeyRefused, LoginNodeRefused: Nothing is known; what was good counts.
+            ScriptNotRendered: The machine was too busy to try them out; the same.
         """
         if self._looks is None:
             return
         async with self._looking:
+            if everywhere:
+                self._tried = None
             try:
-                looks = await self._looks.look(everywhere=everywhere)
+                await self._take(await self._looks.look(everywhere=everywhere))
             except GatewayError as error:
                 self.trouble = str(error)
                 raise
             self.trouble = ""
-            await self._take(looks)
 
     async def _take(self, looks: Sequence[Look]) -> None:
         first = looks[0]
@@ -181,13 +192,13 @@ class SiteView:
         self.sources = tuple(source for look in looks for source in _described(look, first, faults))
 
     async def _try(self, new: Sequence[Source]) -> tuple[str, ...]:
-        """Use a set of drop-ins, or return its faults. A set that was tried is not tried again."""
+        """Use a set of drop-ins, or return its faults. What was tried is not tried again before a reload."""
         if self._tried is not None and self._tried[0] == new:
             return self._tried[1]
         faults: tuple[str, ...] = ()
         try:
             said = await asyncio.to_thread(_merged, self.source, new)
-            await try_out(complete(said, self.discovery))
+            await self._renderer.try_out(complete(said, self.discovery))
         except ConfigError as error:
             faults = tuple(str(error).split("\n"))
         else:
@@ -230,8 +241,11 @@ class SiteView:
             except GatewayError as error:
                 self.discovery_trouble = str(error)
                 raise
+            except Exception:
+                self.discovery_trouble = UNREADABLE
+                raise
             self.discovery_trouble = ""
-            self.discovery = replace(discovery, at=datetime.now(UTC))
+            self.discovery = replace(discovery, rooms=discovery.rooms[:MOST_ROOMS], at=datetime.now(UTC))
             config = complete(self._said, self.discovery)
             if config != self.config:
                 self.config = config
@@ -254,13 +268,20 @@ class SiteView:
             return f"no answer within {AT_ONCE:g} s"
         except GatewayError as error:
             return str(error)
+        except Exception:
+            log.exception("%s: an answer could not be read", self.trusted.name)
+            return UNREADABLE
         return ""
 
     async def run(self) -> None:
         """Keep both up to date until cancelled; never two commands of a kind at once."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep("the drop-ins", self.refresh_drop_ins, DROP_INS_EVERY))
-            tasks.create_task(self._keep("the partitions", self.refresh_discovery, DISCOVERY_EVERY))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep("the drop-ins", self.refresh_drop_ins, DROP_INS_EVERY))
+                tasks.create_task(self._keep("the partitions", self.refresh_discovery, DISCOVERY_EVERY))
+        finally:
+            if self._looks is not None:
+                await self._looks.close()
 
     async def _keep(self, what: str, refresh: Callable[[], Awaitable[None]], every: float) -> None:
         failures = 0

@@ -6,25 +6,29 @@ import argparse
 import asyncio
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.commands.base import add_command, add_config
 from gateway.config import Settings, load_settings
+from gateway.discovery import Discovery
 from gateway.errors import BadRequest, ConfigError
-from gateway.model import USER_NAME
+from gateway.model import USER_NAME, User
 from gateway.options import check, from_strings
 from gateway.origins import Origins
 from gateway.rendering import preview_facts, render
 from gateway.siteconfig import SiteConfig
 from gateway.sites import load_site, read_sites, read_source
 from gateway.siteview import SiteView
-from gateway.store import SiteViewStore
+from gateway.store import SessionStore, SiteViewStore
 from gateway.support.past import remembered
 from gateway.urls import check_server_name
 
 if TYPE_CHECKING:
     from gateway.commands.base import Commands
+
+_CLUSTER = "a cluster's name, checked as its form is; or a site config's file, without what a hub knows of it"
 
 
 def add(commands: Commands) -> None:
@@ -32,7 +36,7 @@ def add(commands: Commands) -> None:
     about = "Print exactly the script that would be submitted. The id and the run nonce are examples."
     parser = add_command(commands, "render", _render, about)
     add_config(parser)
-    parser.add_argument("cluster", metavar="CLUSTER", help="a cluster's name, or a site config's file")
+    parser.add_argument("cluster", metavar="CLUSTER", help=_CLUSTER)
     parser.add_argument("--user", required=True, metavar="NAME")
     parser.add_argument("--server", default="", metavar="NAME", help="a further server of this name")
     parser.add_argument(
@@ -47,8 +51,12 @@ def _render(options: argparse.Namespace) -> int:
     if options.cluster.endswith((".yaml", ".yml")):
         known = _Known(load_site(Path(options.cluster)))
     else:
-        known = asyncio.run(_known(load_settings(options.config), options.cluster))
-    choices = check({known.site.name: known.site}, from_strings(known.site.name, options.option))
+        known = asyncio.run(_known(load_settings(options.config), options.cluster, options.user))
+    if known.note:
+        sys.stderr.write(f"gateway render: {known.note}\n")
+    site = known.site
+    discoveries = {site.name: known.discovery} if known.discovery else {}
+    choices = check({site.name: site}, from_strings(site.name, options.option), known.user, discoveries)
     facts = preview_facts(options.user, name, known.instance, known.site, known.callback)
     sys.stdout.write(asyncio.run(render(known.site, choices, facts)))
     return 0
@@ -56,14 +64,21 @@ def _render(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a cluster: its site config, and how the hub would have its jobs called and call."""
+    """What is known of a cluster: its site config, and how the hub would have its jobs called and call.
+
+    ``user`` and ``discovery`` are as the form has them; None where no hub has run. ``note`` says what is not
+    known, and so not checked.
+    """
 
     site: SiteConfig
     instance: str = "a" * 6
     callback: str = ""
+    user: User | None = None
+    discovery: Discovery | None = None
+    note: str = ""
 
 
-async def _known(settings: Settings, name: str) -> _Known:
+async def _known(settings: Settings, name: str, user: str) -> _Known:
     """Return a cluster as a hub knew it last, with its drop-ins; without a hub, as its own file has it."""
     files, faults = read_sites(Path(settings.gateway.site_dir))
     if faults:
@@ -80,7 +95,16 @@ async def _known(settings: Settings, name: str) -> _Known:
     async with remembered(settings) as database:
         view = SiteView(read_source(path), site, memory=SiteViewStore(database))
         await view.recall()
-        return _Known(view.config, await database.instance(), callback)
+        person = await SessionStore(database).person(user)
+        note = "" if person else f"{user} has never logged in: groups are not known, and none is asked for"
+        person = person or _in_all_groups(user, view.config)
+        return _Known(view.config, await database.instance(), callback, person, view.discovery, note)
+
+
+def _in_all_groups(name: str, site: SiteConfig) -> User:
+    """Return somebody who sees all that a cluster has."""
+    groups = [*(each.groups for each in site.partitions), *(each.groups for each in site.applications)]
+    return User(name, groups=frozenset(chain(*groups)))
 
 
 def _has_run(settings: Settings) -> bool:

@@ -15,7 +15,7 @@ from gateway.options.limits import all_rules
 from gateway.options.offer import Offer, offer
 from gateway.options.words import sentence, shown, type_memory, type_walltime, within
 from gateway.rules import CLEAR, TICKED, Measure, amount, is_ticked
-from gateway.siteconfig import SiteConfig, parse_memory, parse_walltime
+from gateway.siteconfig import BLANKS, SiteConfig, parse_memory, parse_walltime
 
 _LINE = re.compile(r"[^\x00-\x1f\x7f]{0,200}")
 #: Fields whose values stand in ``Choices`` under their own names; all others are the site's own.
@@ -102,14 +102,14 @@ def _site(sites: Mapping[str, SiteConfig], name: str) -> SiteConfig:
 def _given(field: Field, values: Sequence[str] | None) -> str | None:
     """Return what was submitted for a field, None for nothing at all."""
     if field.kind is Kind.CHECKBOX and values and list(values[:-1]) in ([], [CLEAR]):
-        return values[-1].strip()
+        return values[-1].strip(BLANKS)
     return None if values is None else _single(field.name, values)
 
 
 def _single(name: str, values: Sequence[str]) -> str:
     if len(values) > 1:
         raise InvalidChoice(name, f"{shown(name)} is there more than once.")
-    return values[0].strip() if values else ""
+    return values[0].strip(BLANKS) if values else ""
 
 
 def _value(field: Field, given: str | None, partition: str) -> str:

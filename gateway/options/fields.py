@@ -8,13 +8,15 @@ from enum import StrEnum
 
 from gateway.options.offer import Offer
 from gateway.options.words import count, format_memory, format_walltime, type_memory, type_walltime
-from gateway.rules import CLEAR, TICKED, Measure
+from gateway.rules import CLEAR, TICKED, Measure, is_ticked
 from gateway.siteconfig import DIRECTIVE_WORD, AddedField, Partition
 
 #: What a field is filled with where the site names no default: minutes and megabytes.
 _WALLTIME, _MEMORY = 60, 2048
 #: The schedulers that give a whole node on demand, and what others have for it where a site made it.
-_EXCLUSIVE, _EXCLUSIVE_FEATURE = frozenset({"slurm", "pbs"}), "exclusive"
+_EXCLUSIVE = frozenset({"slurm", "pbs"})
+#: What a site may fix whether or not the scheduler has it for a person.
+_THE_SITES_WORD = frozenset({"account", "qos", "reservation", "constraint"})
 _WALLTIME_FAULT = "Write a walltime as 30m, 4h, 2d, HH:MM:SS or D-HH:MM:SS."
 _MEMORY_FAULT = "Write memory as a whole number and a unit: 512M, 4G, 1T."
 
@@ -175,11 +177,14 @@ def _account(offered: Offer) -> Iterator[Field]:
 def _seldom(offered: Offer) -> Iterator[Field]:
     """Yield the fields that few need: each only where there is something to choose."""
     whole = offered.site.scheduler in _EXCLUSIVE
-    whole_if_made = not whole and (offered.open or _EXCLUSIVE_FEATURE in offered.features)
-    kinds = tuple(name for name in offered.features if whole or name != _EXCLUSIVE_FEATURE)
+    feature = offered.site.script.resources.get("exclusive", "exclusive")
+    fixed = is_ticked(offered.site.form.fix.get("exclusive", CLEAR))
+    whole_if_made = not whole and (offered.open or fixed or feature in offered.features)
+    own = offered.constraints != offered.features
+    kinds = tuple(name for name in offered.constraints if whole or own or name != feature)
     words = (
         ("qos", "Quality of service", offered.qos, "the usual one"),
-        ("reservation", "Reservation", tuple(each.name for each in offered.reservations), "none"),
+        ("reservation", "Reservation", tuple(offered.reservations), "none"),
         ("constraint", "Kind of node", kinds, "any"),
     )
     for name, label, values, nothing in words:
@@ -244,8 +249,10 @@ def _as_the_site_wants(each: Field, offered: Offer) -> Field:
     if (about := form.help.get(each.name)) is not None:
         each = replace(each, help=about)
     if (fixed := form.fix.get(each.name)) is not None:
-        kind = each.kind if each.kind is Kind.HIDDEN else Kind.FIXED
+        kind = Kind.HIDDEN if each.kind is Kind.HIDDEN and each.name not in _THE_SITES_WORD else Kind.FIXED
         each = replace(each, kind=kind, default=fixed, defaults={})
+        if each.name in _THE_SITES_WORD:
+            each = replace(each, choices=())
     if each.name in form.hide:
         each = replace(each, kind=Kind.HIDDEN)
     return each

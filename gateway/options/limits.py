@@ -79,23 +79,22 @@ def _gpus(partition: Partition) -> Iterator[Rule]:
 
 
 def _who_pays(offered: Offer, partition: Partition) -> Iterator[Rule]:
-    """Yield what the scheduler says of a partition's accounts and QOS."""
+    """Yield what the scheduler says of a partition's accounts and QOS; what a site fixes needs no leave."""
     room = offered.rooms.get(partition.name)
-    here = {"partition": (partition.name,)}
-    if room and room.accounts is not None and offered.accounts:
+    here, fixed = {"partition": (partition.name,)}, offered.site.form.fix
+    if room and room.accounts is not None and offered.accounts and "account" not in fixed:
         theirs = tuple(name for name in offered.accounts if name in room.accounts)
         words = f"This account may not use {partition.name}. "
         words += f"Of yours there may: {', '.join(theirs)}." if theirs else "Choose another partition."
         yield Rule("account", words, here, one_of=theirs)
-    if room and room.qos is not None and offered.qos:
+    if room and room.qos is not None and offered.qos and "qos" not in fixed:
         theirs = ("", *(name for name in offered.qos if name in room.qos))
         yield Rule("qos", f"{partition.name} does not take this quality of service.", here, one_of=theirs)
 
 
 def _of_reservations(offered: Offer) -> Iterator[Rule]:
-    for each in offered.reservations:
-        if each.partitions:
-            where = ", ".join(sorted(each.partitions))
-            words = f"The reservation {each.name} is of another partition: {where}."
-            chosen = {"reservation": (each.name,)}
-            yield Rule("partition", words, chosen, one_of=tuple(sorted(each.partitions)))
+    for name, partitions in offered.reservations.items():
+        if partitions:
+            where = ", ".join(sorted(partitions))
+            words = f"The reservation {name} is of another partition: {where}."
+            yield Rule("partition", words, {"reservation": (name,)}, one_of=tuple(sorted(partitions)))

@@ -15,9 +15,12 @@ _WORD = re.compile(DIRECTIVE_WORD, re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What one person may choose from. ``open`` says that accounts and the like are not known, so any goes.
+    """What one person may choose from. What the site's form fixes is all that there is of its kind.
 
-    That is so on an administrator's command line, where nobody has logged in and nothing is discovered.
+    ``reservations`` have the partitions in which they are; none are named where that is in any.
+    ``features`` are all that the scheduler knows, ``constraints`` those that the form has. ``open`` says that
+    accounts and the like are not known, so any goes: on an administrator's command line without a hub, where
+    nobody has logged in and nothing is discovered.
     """
 
     site: SiteConfig
@@ -25,7 +28,8 @@ class Offer:
     applications: tuple[Application, ...]
     accounts: tuple[str, ...] = ()
     qos: tuple[str, ...] = ()
-    reservations: tuple[Downtime, ...] = ()
+    reservations: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    constraints: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     rooms: Mapping[str, Room] = field(default_factory=dict)
     open: bool = False
@@ -63,15 +67,16 @@ def offer(site: SiteConfig, user: User | None, discovery: Discovery | None = Non
     """
     found = discovery or Discovery()
     owner = site.login.owner(user.name) if user else ""
-    accounts = _accounts(site, owner, found)
+    features = _words(found.features)
     return Offer(
         site,
         tuple(p for p in site.partitions if _sees(user, p.groups)),
         tuple(a for a in site.applications if _sees(user, a.groups)),
-        accounts,
-        _words((found.qos or {}).get(owner, ())),
-        tuple(each for each in found.downtimes if _may_use(each, owner, found)),
-        _words(found.features),
+        _fixed(site, "account", _of_person(site.accounts, found.accounts, owner)),
+        _fixed(site, "qos", _of_person(site.qos, found.qos, owner)),
+        _reservations(site, owner, found),
+        _fixed(site, "constraint", site.constraints or features),
+        features,
         {room.name: room for room in found.rooms},
         open=user is None,
     )
@@ -84,12 +89,31 @@ def _sees(user: User | None, groups: Collection[str]) -> bool:
     return not {name.casefold() for name in groups}.isdisjoint(name.casefold() for name in user.groups)
 
 
-def _accounts(site: SiteConfig, owner: str, found: Discovery) -> tuple[str, ...]:
-    """Return the scheduler's accounts of this person, of those that the site names if it names any."""
-    if found.accounts is None or not owner:
-        return site.accounts
-    own = _words(found.accounts.get(owner, ()))
-    return tuple(name for name in site.accounts if name in own) if site.accounts else own
+def _fixed(site: SiteConfig, name: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the one word that the site fixes for a field, whatever the scheduler says; none for ``""``."""
+    if name not in site.form.fix:
+        return otherwise
+    value = site.form.fix[name]
+    return (value,) if value else ()
+
+
+def _of_person(
+    named: tuple[str, ...], known: Mapping[str, tuple[str, ...]] | None, owner: str
+) -> tuple[str, ...]:
+    """Return what the scheduler has for this person, of what the site names if it names any."""
+    if known is None or not owner:
+        return named
+    own = _words(known.get(owner, ()))
+    return tuple(name for name in named if name in own) if named else own
+
+
+def _reservations(site: SiteConfig, owner: str, found: Discovery) -> dict[str, frozenset[str]]:
+    """Return the person's reservations. One that the scheduler does not tell of is the site's to name."""
+    known = {each.name: each for each in found.downtimes if not each.maintenance}
+    own = {name: each.partitions for name, each in known.items() if _may_use(each, owner, found)}
+    named = tuple(name for name in site.reservations if name in own or name not in known)
+    names = _fixed(site, "reservation", named if site.reservations else tuple(own))
+    return {name: known[name].partitions if name in known else frozenset() for name in names}
 
 
 def _may_use(reservation: Downtime, owner: str, found: Discovery) -> bool:

@@ -16,3 +16,7 @@ class Allowance:
     scheduler: int = 40
     launcher: int = 20
     discovery: int = 30
+
+    def launch(self, commands: int) -> int:
+        """Return what a launcher may take that runs so many commands of the scheduler."""
+        return commands * self.scheduler + self.launcher

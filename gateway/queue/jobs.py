@@ -21,11 +21,13 @@ from gateway.errors import (
     SubmitOutcomeUnknown,
     SubmitRefused,
 )
+from gateway.lifecycle import Phase
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, Listing, Server, job_name
 from gateway.queue.allowance import Allowance
 from gateway.queue.asking import Asking
-from gateway.queue.launches import Launches, NoProgram
+from gateway.queue.launches import EACH, Launches, NoProgram
 from gateway.queue.pace import Pace
+from gateway.queue.places import Places
 from gateway.queue.turns import Turns
 from gateway.schedulers import Scheduler
 from gateway.script import Exit, read_exit
@@ -97,6 +99,7 @@ class Queue:
         self._clock = clock
         self._asking = Asking(site.login, runner, allowance)
         self._launches = Launches(site, scheduler.programs, runner, allowance, users)
+        self._readers = Places(EACH)
         self._endpoints = Pace(_ENDPOINTS_AT_ONCE, _ENDPOINT_EVERY, clock)
         self._turns = Turns()
         self._hidden = False
@@ -110,9 +113,13 @@ class Queue:
         return self._site.login.owner(user)
 
     def asked(self, instance: str, server: Server) -> Asked:
-        """Return a server's job as it is asked for."""
-        owner = self.owner(server.user)
-        return Asked(job_name(instance, server.id), owner, server.job_id, server.created)
+        """Return a server's job as it is asked for.
+
+        One that does not answer where it was is not settled: it may have published another port.
+        """
+        owner, known = self.owner(server.user), None not in (server.port, server.ends)
+        settled = known and server.phase is Phase.READY
+        return Asked(job_name(instance, server.id), owner, server.job_id, server.created, settled)
 
     async def submit(self, user: str, server_id: str, files: Mapping[str, bytes]) -> JobId:
         """Store a server's files in its state directory and submit the ``script`` among them: one exec.
@@ -162,14 +169,27 @@ class Queue:
             return await self._by_their_owners(asked)
         return await self._listed(self._ask, asked)
 
-    async def own_listing(self, user: str, server_id: str, job: Asked) -> Listing:
+    async def own_listing(self, user: str, server_id: str, job: Asked, *, listed: bool = False) -> Listing:
         """Return a job as its owner sees it, where the service account may see none.
+
+        Args:
+            user: Whose job.
+            server_id: Names the state directory.
+            job: The job.
+            listed: Whether it is about what a listing has just shown: where that was made as the owner, its
+                answer is given, and nobody asked again.
 
         Raises:
             QueueUnreachable, LoginNodeUnreachable: Nothing is known; it can be tried again.
             LoginNodeRefused: The gateway is not let in.
         """
-        return await self._owners(user, server_id, [job])
+        if self._hidden and listed and (answer := self._turns.answer(job.owner, job.name, self._clock())):
+            return answer
+        began = self._clock()
+        answer = await self._owners(user, server_id, [job])
+        if self._hidden:
+            self._turns.answered(job.owner, [job.name], answer, began)
+        return answer
 
     async def discover(self, instance: str) -> Discovery:
         """Return what the scheduler shows of the cluster: one exec, of the service account.
@@ -200,7 +220,7 @@ class Queue:
             LoginNodeUnreachable: Nothing is known; it can be tried again.
             LoginNodeRefused, StateDirUnwritable: The gateway is not let in.
         """
-        async with self._endpoints.turn(server_id):
+        async with self._readers.of(user), self._endpoints.turn(server_id):
             files = await self._launches.read(user, server_id, ["endpoint"])
         return files.get("endpoint", "")[:_ENDPOINT_FILE]
 
@@ -290,10 +310,13 @@ class Queue:
 
         async def work() -> None:
             for owner in due:
-                self._turns.note(owner, self._clock())
+                asked_at = self._clock()
+                self._turns.note(owner, asked_at)
                 try:
                     server_id = jobs[owner][0].name.rpartition("-")[2]  # any of theirs: see model.job_name
                     answers[owner] = await self._owners(owner, server_id, jobs[owner])
+                    names = [job.name for job in jobs[owner]]
+                    self._turns.answered(owner, names, answers[owner], asked_at)
                 except GatewayError as error:
                     self._turns.note(owner, self._clock(), error)
                     log.warning("%r: %s cannot be asked for their jobs: %s", self, owner, error)

@@ -24,11 +24,16 @@ from gateway.launcher import LauncherStatus, launcher_text
 from gateway.launcher.wire import read_exited, read_files, read_marked, read_tried, sections
 from gateway.model import SERVER_ID, USER_NAME, Command, Completed
 from gateway.queue.allowance import Allowance
+from gateway.queue.places import Places
 from gateway.siteconfig import SiteConfig
 from gateway.ssh.runner import AnswerLost, NotBegun, Runner, Users
 
 #: Launchers that run at once. A login node takes a few more commands: there is always room for a listing.
 _LAUNCHES = 6
+#: The one variable that the launcher takes from an account that acts for others.
+_CLUSTER = "SLURM_CLUSTERS"
+#: Of one user: whose home directory hangs holds up nobody else.
+EACH = 2
 #: sudo's and the shell's own exit statuses when the launcher never ran.
 _NEVER_RAN = (1, 126, 127)
 #: Exit statuses of a shell that finds no launcher, or one that refuses the gateway's words.
@@ -62,6 +67,7 @@ class Launches:
         self._runner = runner
         self._allowance = allowance
         self._users = users
+        self._places = Places(EACH)
         self._room = asyncio.Semaphore(_LAUNCHES)
 
     async def submit(
@@ -152,10 +158,13 @@ class Launches:
         """Return what a command of the scheduler needs. A login node's own file says what is not in there.
 
         The launcher takes no environment from an account that acts for others: it would run that account's
-        own code as any of them (SLURM_CONF names a plugin directory).
+        own code as any of them (SLURM_CONF names a plugin directory). All that it takes is which of the
+        clusters that Slurm knows.
         """
         login = self._site.login
-        environment = login.environment if login.act_as == "service" else {}
+        environment = login.environment
+        if login.act_as != "service":
+            environment = {name: value for name, value in environment.items() if name == _CLUSTER}
         return [
             ("bin", login.bin.encode()),
             ("limit", b"%d" % self._allowance.scheduler),
@@ -170,8 +179,8 @@ class Launches:
             raise Forbidden(f"the gateway never acts for the account {user!r}")
         if not SERVER_ID.fullmatch(server_id):
             raise ValueError(f"not a server id: {server_id!r}")
-        timeout = commands * self._allowance.scheduler + self._allowance.launcher
-        async with self._launcher(user) as (runner, words):
+        timeout = self._allowance.launch(commands)
+        async with self._places.of(user), self._launcher(user) as (runner, words):
             try:
                 completed = await runner.run(Command((*words, verb, server_id)), stdin=text, timeout=timeout)
             except NotBegun as error:

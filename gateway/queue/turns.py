@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError
+from gateway.model import Listing
 
 #: Seconds between two questions for one user's jobs.
 EVERY = 30.0
@@ -13,10 +14,12 @@ EVERY = 30.0
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """When somebody's jobs were last asked for, and why there was no answer."""
+    """When somebody's jobs were last asked for, which, and the answer or why there was none."""
 
     at: float
     error: GatewayError | None = None
+    names: frozenset[str] = frozenset()
+    answer: Listing | None = None
 
 
 class Turns:
@@ -45,6 +48,15 @@ class Turns:
     def note(self, owner: str, now: float, error: GatewayError | None = None) -> None:
         """Remember that somebody's jobs are asked for now, or why there was no answer."""
         self._asked[owner] = _Asked(now, error)
+
+    def answered(self, owner: str, names: Collection[str], answer: Listing, now: float) -> None:
+        """Remember what somebody's own account shows of these jobs."""
+        self._asked[owner] = _Asked(now, names=frozenset(names), answer=answer)
+
+    def answer(self, owner: str, name: str, now: float) -> Listing | None:
+        """Return what somebody's own account has shown of a job, if it was asked too lately to ask again."""
+        known = self._asked.get(owner)
+        return known.answer if known and now - known.at < EVERY and name in known.names else None
 
     def trouble(self, owners: Collection[str]) -> GatewayError | None:
         """Return why nothing is known: the last answers for all of these failed, and may not next time."""

@@ -14,6 +14,7 @@ from typing import Protocol
 from gateway.discovery import Discovery
 from gateway.errors import ConfigError
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobStatus, Listing
+from gateway.schedulers.text import FORM
 
 #: The group of entry points: a site config's word for a scheduler, and the class that it is.
 GROUP = "gateway.schedulers"
@@ -65,14 +66,27 @@ class Scheduler(Protocol):
         """What begins a directive line of a job script: ``#SBATCH``."""
 
     @property
+    def resources(self) -> Mapping[str, str]:
+        """The scheduler's names that each site may have others for, by what the template calls them.
+
+        A site says its own ones in ``script.resources``. The template has both together as ``resources``:
+        ``{{ resources.gpus|directive }}``.
+        """
+
+    @property
     def accounting_lag(self) -> float:
         """Seconds after a job's end within which the accounting may not know of it yet; 0 for none."""
 
-    def header_faults(self, header: str) -> tuple[str, ...]:
+    def header_faults(self, header: str, chosen: Collection[str] = FORM) -> tuple[str, ...]:
         """Return what is wrong with the directive lines that a site adds to its scripts, a sentence each.
 
         Arrays and heterogeneous jobs are refused, and what would take the gateway's own directives back: the
-        job's name, its output, requeueing.
+        job's name, its output, requeueing, and what was chosen on the form.
+
+        Args:
+            header: The lines, or those of a whole script.
+            chosen: The fields of the form that these lines may not say again: those that each job has, and
+                of ``account qos reservation constraint exclusive`` what somebody has chosen.
         """
 
     def submit_command(self) -> Command:
@@ -109,7 +123,8 @@ class Scheduler(Protocol):
         """Return what lists all these jobs, whoever's they are: one command, or a few in one exec.
 
         Args:
-            asked: The jobs, at least one. One without an id is found by its name.
+            asked: The jobs, at least one. One without an id is found by its name. Of a settled one only the
+                state, the node and the restarts are wanted, if the rest costs a command more.
             mark: 16 to 64 lower-case hexadecimal digits, new and random for each call. Where a scheduler
                 prints names and comments raw, the mark is what separates fields and rows: anybody on the
                 cluster may put separators and line breaks into the comment of a job of their own.

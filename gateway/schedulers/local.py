@@ -15,7 +15,7 @@ from gateway.discovery import Discovery, Room
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
 from gateway.schedulers import DryRun
-from gateway.schedulers.text import checked_instance, checked_mark, checked_names, one_line
+from gateway.schedulers.text import FORM, checked_instance, checked_mark, checked_names, one_line
 
 #: The program's own states, :class:`gateway.localqueue.jobs.State`.
 STATES = {
@@ -73,9 +73,10 @@ class Local:
     template: ClassVar[str] = "local.sh.j2"
     programs: ClassVar[tuple[str, ...]] = (_PROGRAM,)
     directive: ClassVar[str] = "#GATEWAY"
+    resources: ClassVar[Mapping[str, str]] = {}
     accounting_lag: ClassVar[float] = 0.0
 
-    def header_faults(self, header: str) -> tuple[str, ...]:
+    def header_faults(self, header: str, chosen: Collection[str] = FORM) -> tuple[str, ...]:
         """Return a sentence for each directive line: the template has all the options that there are."""
         return tuple(
             f"line {number}: the local queue has no options for a site to add, take the line out."

@@ -23,7 +23,7 @@ from gateway.schedulers import DryRun, pbs_words
 from gateway.schedulers.pbs_cluster import discovery_commands, read_discovery, sees_all
 from gateway.schedulers.pbs_header import header_faults
 from gateway.schedulers.pbs_rows import JOB_ID, read_end, read_job, rows
-from gateway.schedulers.text import one_line
+from gateway.schedulers.text import FORM, checked_mark, checked_names, no_answer, one_line
 
 _FINISHED, _UNKNOWN_ID, _NO_MOM = 35, 153, 222
 #: Exit statuses and words of programs that did not reach the server.
@@ -32,8 +32,6 @@ _NO_SERVER = re.compile(r"cannot connect|[Cc]ouldn't connect|Connection refused|
 #: qsub's, after which the server cannot have the job: it is not there, refuses, or is going down.
 _NOT_SENT = frozenset({160, 162, 186, 212})
 _NO_HISTORY = "not configured to maintain job history"
-_NAME = re.compile(r"gw-[a-z2-7]{6}-[a-z2-7]{10}", re.ASCII)
-_MARK = re.compile(r"[0-9a-f]{16,64}", re.ASCII)
 _SERVER = Command(("qstat", "-B", "-f", "-F", "dsv"))
 _FULL = ("-f", "-F", "dsv")
 
@@ -49,11 +47,12 @@ class Pbs:
     template: ClassVar[str] = "pbs.sh.j2"
     programs: ClassVar[tuple[str, ...]] = ("qsub", "qstat", "qdel", "qalter", "qselect", "pbsnodes")
     directive: ClassVar[str] = "#PBS"
+    resources: ClassVar[Mapping[str, str]] = {"gpus": "ngpus", "gpu_type": "gpu_type"}
     accounting_lag: ClassVar[float] = 0.0
 
-    def header_faults(self, header: str) -> tuple[str, ...]:
+    def header_faults(self, header: str, chosen: Collection[str] = FORM) -> tuple[str, ...]:
         """Return what is wrong with a site's directive lines."""
-        return header_faults(header)
+        return header_faults(header, chosen)
 
     def submit_command(self) -> Command:
         """Return the qsub command.
@@ -72,7 +71,7 @@ class Pbs:
         if completed.status in _NOT_SENT and _NO_SERVER.search(completed.stderr):
             raise QueueUnreachable(detail)
         words = _words(completed.stderr, "qsub")
-        if completed.status <= 0 or _no_answer(completed) or completed.status in _UNREACHED or not words:
+        if completed.status <= 0 or no_answer(completed) or completed.status in _UNREACHED or not words:
             raise SubmitOutcomeUnknown(detail)
         raise SubmitRefused(detail, f"The cluster did not accept the job: {words}.")
 
@@ -93,9 +92,8 @@ class Pbs:
         jobs. Nothing asks for names that begin with something: where an id is not known, all jobs are listed.
         No mark is needed: see `pbs_rows`.
         """
-        if not asked or not all(_NAME.fullmatch(job.name) for job in asked):
-            raise ValueError(f"not job names: {sorted(job.name for job in asked)!r}")
-        _check_mark(mark)
+        checked_names(asked)
+        checked_mark(mark)
         history = ("-x",) if ended else ()
         ids = [job.job_id for job in asked]
         if None in ids:
@@ -110,7 +108,11 @@ class Pbs:
             _check_listing(listed)
         ids = {job.job_id: job for job in asked if job.job_id}
         names = {job.name for job in asked}
-        found = [_as_asked(read_job(*row), ids) for row in rows(listed.stdout, "Job Id: ")]
+        settled = {job.job_id for job in asked if job.settled}
+        found = [
+            _as_asked(read_job(job_id, values, settled=job_id in settled), ids)
+            for job_id, values in rows(listed.stdout, "Job Id: ")
+        ]
         if len({job.job_id for job in found}) != len(found):
             raise QueueUnreachable("qstat: a job is there twice")
         jobs = tuple(job for job in found if job.job_id in ids or job.name in names)
@@ -156,7 +158,7 @@ class Pbs:
 
     def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
         """Return the commands for queues, nodes, the server and all present jobs."""
-        _check_mark(mark)
+        checked_mark(mark)
         return discovery_commands(instance)
 
     def read_discovery(self, completed: Sequence[Completed], instance: str, mark: str) -> Discovery:
@@ -190,14 +192,7 @@ def _check_listing(completed: Completed) -> None:
 
 
 def _unreached(completed: Completed) -> bool:
-    return (
-        _no_answer(completed) or completed.status in _UNREACHED or bool(_NO_SERVER.search(completed.stderr))
-    )
-
-
-def _no_answer(completed: Completed) -> bool:
-    """Whether a time limit (124, or 137 if it had to kill) or the connection's end cut the command off."""
-    return completed.status < 0 or completed.status in (124, 137)
+    return no_answer(completed) or completed.status in _UNREACHED or bool(_NO_SERVER.search(completed.stderr))
 
 
 def _words(stderr: str, program: str) -> str:
@@ -214,8 +209,3 @@ def _checked(job_id: JobId | None) -> str:
     if job_id is None or not JOB_ID.fullmatch(job_id):
         raise ValueError(f"not a PBS job id: {job_id!r}")
     return job_id
-
-
-def _check_mark(mark: str) -> None:
-    if not _MARK.fullmatch(mark):
-        raise ValueError(f"not a mark: {mark!r}")

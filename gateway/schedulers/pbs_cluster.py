@@ -6,14 +6,14 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
-from gateway.discovery import Discovery, Room
+from gateway.discovery import MOST_ROOMS, Discovery, Room
 from gateway.errors import QueueUnreachable
 from gateway.model import Command, Completed, JobId, JobState, JobStatus
 from gateway.schedulers.pbs_rows import number, read_job, rows, seconds
-from gateway.schedulers.text import one_line
+from gateway.schedulers.text import checked_instance, one_line
 
-_INSTANCE = re.compile(r"[a-z2-7]{6}", re.ASCII)
 _SIZE = re.compile(r"(\d{1,18})([kmgtp]?)([bw]?)", re.ASCII | re.I)
 _SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _WORD = 8
@@ -26,8 +26,7 @@ _Row = tuple[str, Mapping[str, str]]
 
 def discovery_commands(instance: str) -> Sequence[Command]:
     """Return the commands for queues, nodes, the server and the jobs that are not over."""
-    if not _INSTANCE.fullmatch(instance):
-        raise ValueError(f"not an instance: {instance!r}")
+    checked_instance(instance)
     return (
         Command(("qstat", "-Q", "-f", "-F", "dsv")),
         Command(("pbsnodes", "-a", "-F", "dsv")),
@@ -51,9 +50,10 @@ def read_discovery(completed: Sequence[Completed], instance: str) -> Discovery:
     jobs = None if present is None else [read_job(*row) for row in present]
     settings = server[0][1] if server else {}
     hidden = None if jobs is None or not server else not sees_all(completed[2], jobs)
-    ours = f"gw-{instance}-"
+    ours = checked_instance(instance)
+    own = islice((queue for queue in queues or () if _takes_jobs(queue)), MOST_ROOMS)
     return Discovery(
-        rooms=tuple(_room(queue, nodes, settings) for queue in queues or () if _takes_jobs(queue)),
+        rooms=tuple(_room(queue, nodes, settings) for queue in own),
         positions={} if jobs is None or hidden else _positions(jobs, present or [], ours),
         ours=None if jobs is None else tuple(job for job in jobs if job.name.startswith(ours)),
         hidden=hidden,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import getopt
-import re
+from collections.abc import Collection
+
+from gateway.schedulers.text import CHOSEN
 
 #: qsub's options (qsub(1B)).
 _OPTIONS = "a:A:c:C:e:fhIj:J:k:l:m:M:N:o:p:P:q:r:R:S:u:W:v:VXz"
 #: What qsub passes over before a directive: isspace(3) in the C locale.
 _BLANKS = " \t\v\f\r"
 _OURS = {
+    "a": "a job starts as soon as it can",
     "N": "the job's name is the gateway's",
     "o": "the job's output is the gateway's",
     "e": "the job's output is the gateway's",
@@ -28,6 +31,15 @@ _OURS = {
     "z": "the gateway needs the job's id",
 }
 _BESIDE_SELECT = frozenset({"ncpus", "mem", "vmem", "ngpus", "mpiprocs", "nodes", "nodect"})
+#: What says the form's fields: options, and keys of -l.
+_CHOSEN = {
+    "partition": ("q",),
+    "walltime": ("walltime", "min_walltime", "max_walltime"),
+    "cores": ("select",),
+    "account": ("A",),
+    "reservation": ("q",),
+    "exclusive": ("place",),
+}
 _OTHERS = {
     "block": "the gateway does not wait for jobs",
     "umask": "the job's umask is the gateway's",
@@ -36,18 +48,22 @@ _OTHERS = {
 }
 
 
-def header_faults(header: str) -> tuple[str, ...]:
-    """Return a sentence for each directive line that would break a job, with the line's number."""
+def header_faults(header: str, chosen: Collection[str]) -> tuple[str, ...]:
+    """Return a sentence for each directive line that would break a job, with the line's number.
+
+    ``chosen`` are the form's fields that the lines may not say again.
+    """
+    said = frozenset(word for field in chosen for word in _CHOSEN.get(field, ()))
     found = []
     for number, text in enumerate(header.split("\n"), 1):
         line = text.lstrip(_BLANKS)
-        if line.startswith("#PBS") and (fault := _fault(line.removeprefix("#PBS").split())):
+        if line.startswith("#PBS") and (fault := _fault(line.removeprefix("#PBS").split(), said)):
             found.append(f"line {number}: {fault}.")
     return tuple(found)
 
 
-def _fault(words: list[str]) -> str:
-    """Return what is wrong with a directive line, "" if nothing is."""
+def _fault(words: list[str], said: Collection[str]) -> str:
+    """Return what is wrong with a directive line, "" if nothing is; ``said`` are options and keys of -l."""
     try:
         options, rest = getopt.getopt(words, _OPTIONS)
     except getopt.GetoptError as error:
@@ -57,10 +73,15 @@ def _fault(words: list[str]) -> str:
     for option, value in options:
         if reason := _OURS.get(option[1]):
             return f"#PBS {option}: {reason}"
-        keys = [part.partition("=")[0] for part in re.split(r",", value)]
+        if option[1] in said:
+            return f"#PBS {option}: this {CHOSEN}"
+        parts = value.split(",")
+        keys = [part.partition("=")[0] for part in parts]
         if option == "-l" and (beside := _BESIDE_SELECT.intersection(keys)):
             return f"#PBS -l {min(beside)}: this cannot stand beside select, by which the gateway asks"
-        if option == "-l" and re.search(r"\bselect=[^,]*\+", value):
+        if option == "-l" and (again := set(said).intersection(keys)):
+            return f"#PBS -l {min(again)}: this {CHOSEN}"
+        if option == "-l" and any("+" in part for part in parts if part.startswith("select=")):
             return "#PBS -l select: a job of several kinds of nodes is not for servers"
         if option == "-W" and (others := _OTHERS.keys() & set(keys)):
             return f"#PBS -W {min(others)}: {_OTHERS[min(others)]}"

@@ -8,7 +8,7 @@ value can begin a field. JSON is not for reading: a backslash in one job's envir
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 from gateway.errors import QueueUnreachable
@@ -46,8 +46,9 @@ _PUBLISHED = re.compile(
     r"(gw-[a-z2-7]{6}-[a-z2-7]{10})\.([0-9a-f]{16})\.([0-9]{1,6})\.([0-9]{1,5})\.([A-Za-z0-9][A-Za-z0-9.-]{0,150})",
     re.ASCII,
 )
-_FIELD = re.compile(r"(?<!\\)\|")
-_TIME = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) {1,2}(\d{1,2}) (\d\d):(\d\d):(\d\d) (\d{4})", re.ASCII)
+#: Stand for two backslashes, and for a delimiter after one, in a line; no C program prints them.
+_PAIR, _BAR = "\0\0", "\0\1"
+_TIME = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) {1,2}(\d{1,2}) (\d\d):(\d\d):(\d\d) ([12]\d{3})", re.ASCII)
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()  # noqa: SIM905
 _BY = re.compile(r" and terminated by ([^@\s]+)@")
 _LONGEST_WALLTIME = 10 * 365 * 24 * 3600
@@ -67,16 +68,47 @@ def rows(text: str, kind: str) -> list[tuple[str, Mapping[str, str]]]:
         raise QueueUnreachable(f"PBS: the answer ends in the middle of a line: {one_line(text[-200:])}")
     found: list[tuple[str, Mapping[str, str]]] = []
     for line in text.split("\n")[:-1]:
-        head, *cells = line.split("|") if "\\|" not in line else _FIELD.split(line)
-        if not head.startswith(kind) or not cells:
+        head, bar, _ = line.partition("|")
+        if not head.startswith(kind) or not bar:
             raise QueueUnreachable(f"PBS: a line that cannot be read: {one_line(line)}")
-        pairs = (cell.partition("=") for cell in reversed(cells))  # of two, the first is the one
-        found.append((head.removeprefix(kind), {key: value for key, _, value in pairs}))
+        found.append((head.removeprefix(kind), _Line(line)))
     return found
 
 
-def read_job(identifier: str, values: Mapping[str, str]) -> JobStatus:
-    """Return a job from its row.
+class _Line(Mapping[str, str]):
+    """The attributes of a line, of two of a name the first. Of sixty a dozen is wanted: each is looked for.
+
+    A delimiter is one after an even number of backslashes: qstat puts one before each delimiter in a value
+    and doubles those at a value's end (escape_delimiter()).
+    """
+
+    __slots__ = ("_line",)
+
+    def __init__(self, line: str) -> None:
+        self._line = line.replace("\\\\", _PAIR).replace("\\|", _BAR) if "\\|" in line else line
+
+    def __getitem__(self, key: str) -> str:
+        start = self._line.find(f"|{key}=") + 1
+        if not start:
+            raise KeyError(key)
+        end = self._line.find("|", start)
+        value = self._line[start + len(key) + 1 : end if end > 0 else None]
+        return value.replace(_BAR, "\\|").replace(_PAIR, "\\\\") if "\0" in value else value
+
+    def get(self, key: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        """Return an attribute; `Mapping` would raise and catch an error for each that is missing."""
+        return self[key] if f"|{key}=" in self._line else default
+
+    def __iter__(self) -> Iterator[str]:
+        cells = self._line.split("|")[1:]
+        return iter(dict.fromkeys(cell.partition("=")[0] for cell in cells if "=" in cell))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def read_job(identifier: str, values: Mapping[str, str], *, settled: bool = False) -> JobStatus:
+    """Return a job from its row; of a settled one not when it ends, which is known.
 
     Raises:
         QueueUnreachable: It has no name, owner or state, as no job.
@@ -99,7 +131,7 @@ def read_job(identifier: str, values: Mapping[str, str]) -> JobStatus:
         reason=one_line(comment) if waits or state.ended else "",
         native=f"{letter} {values.get('substate', '')}".strip(),
         starts=time(starts or "") if state is JobState.QUEUED else None,
-        ends=_end(values) if state is JobState.RUNNING else None,
+        ends=_end(values) if state is JobState.RUNNING and not settled else None,
     )
 
 
@@ -160,7 +192,7 @@ def _restarts(run_count: str, *, ran: bool) -> int:
 
 def _end(values: Mapping[str, str]) -> datetime | None:
     began, limit = time(values.get("stime", "")), seconds(values.get("Resource_List.walltime"))
-    if began is None or limit is None or limit > _LONGEST_WALLTIME:
+    if began is None or limit is None:
         return None
     return began + timedelta(seconds=limit)
 
@@ -178,13 +210,13 @@ def time(text: str) -> datetime | None:
 
 
 def seconds(text: str | None) -> int | None:
-    """Return a duration ``[[HH:]MM:]SS`` in seconds; None if it is none."""
+    """Return a duration ``[[HH:]MM:]SS`` in seconds; None if it is none, or more than ten years."""
     if not text or not re.fullmatch(r"\d{1,9}(?::\d{1,9}){0,2}", text, re.ASCII):
         return None
     total = 0
     for part in text.split(":"):
         total = total * 60 + int(part)
-    return total
+    return total if total <= _LONGEST_WALLTIME else None
 
 
 def number(text: str | None) -> int | None:
@@ -193,4 +225,4 @@ def number(text: str | None) -> int | None:
 
 
 def _plain(value: str) -> str:
-    return value.replace("\\|", "|")
+    return re.sub(r"\\([\\|])", r"\1", value)

@@ -1,7 +1,8 @@
 """Grid Engine, by its own commands: qsub, qstat, qdel, qacct, qconf, qhost. Measured with 8.1.9 (Debian 12).
 
 What is said of a job needs two listings: ``qstat -j`` has what it published, why it waits and when it
-started, ``qstat -u`` its state and its node. The second one decides who is there.
+started, ``qstat -u`` its state and its node. The second one decides who is there; of settled jobs it says all
+that is wanted.
 """
 
 import re
@@ -13,15 +14,20 @@ from gateway.discovery import Discovery
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
 from gateway.schedulers import DryRun, sge_discovery, sge_why
-from gateway.schedulers.sge_documents import details, not_listed, rows, status
-from gateway.schedulers.text import one_line
+from gateway.schedulers.sge_documents import Details, details, not_listed, rows, status
+from gateway.schedulers.text import (
+    CHOSEN,
+    FORM,
+    checked_instance,
+    checked_mark,
+    checked_names,
+    no_answer,
+    one_line,
+)
 
 _T = TypeVar("_T")
 
 _JOB_ID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
-_NAME = re.compile(r"gw-([a-z2-7]{6})-[a-z2-7]{10}", re.ASCII)
-_INSTANCE = re.compile(r"[a-z2-7]{6}", re.ASCII)
-_MARK = re.compile(r"[0-9a-f]{16,64}", re.ASCII)
 #: Names, and owners, that are asked for one by one; where there are more, all are.
 _ONE_BY_ONE = 500
 
@@ -48,6 +54,18 @@ _NOT_FOR_SITES: Mapping[str, str] = {
     **dict.fromkeys(("-sync", "-now", "-terse", "-w", "-verify", "-help"), "changes what qsub answers"),
     "-notify": "sends the signals that the gateway uses for the end of the walltime",
     "-h": "holds the job, so that it never starts",
+    "-a": "puts the job off, which starts as soon as it can",
+}
+#: What says the form's fields: options, and what -l asks for.
+_CHOSEN: Mapping[str, tuple[str, ...]] = {
+    "partition": ("-q", "-masterq"),
+    "walltime": ("h_rt", "s_rt"),
+    "cores": ("-pe",),
+    "memory": ("mem_free", "mf"),
+    "gpus": ("gpu",),
+    "account": ("-P",),
+    "reservation": ("-ar",),
+    "exclusive": ("exclusive",),
 }
 
 # accounting(5), "failed".
@@ -65,14 +83,22 @@ class Sge:
     template: ClassVar[str] = "sge.sh.j2"
     programs: ClassVar[tuple[str, ...]] = ("qsub", "qstat", "qdel", "qalter", "qacct", "qconf", "qhost")
     directive: ClassVar[str] = "#$"
+    resources: ClassVar[Mapping[str, str]] = {
+        "pe": "smp",
+        "memory": "mem_free",
+        "gpus": "gpu",
+        "exclusive": "exclusive",
+    }
     accounting_lag: ClassVar[float] = 20.0
 
-    def header_faults(self, header: str) -> tuple[str, ...]:
+    def header_faults(self, header: str, chosen: Collection[str] = FORM) -> tuple[str, ...]:
         """Return a sentence for each line with an option that sites may not set."""
+        said = {word: CHOSEN for field in chosen for word in _CHOSEN.get(field, ())}
+        refused = {**_NOT_FOR_SITES, **said}
         return tuple(
-            f"line {number}: {word} {_NOT_FOR_SITES[word]}."
+            f"line {number}: {word} {refused[word]}."
             for number, line in enumerate(header.split("\n"), 1)
-            if (word := next(_forbidden(line), None)) is not None
+            if (word := next(_forbidden(line, refused), None)) is not None
         )
 
     def submit_command(self) -> Command:
@@ -89,7 +115,7 @@ class Sge:
         if completed.status == 0 and _JOB_ID.fullmatch(last):
             return JobId(last)
         detail = f"qsub: exit status {completed.status}: {one_line(completed.stderr or completed.stdout)}"
-        if _no_answer(completed):
+        if no_answer(completed):
             raise SubmitOutcomeUnknown(detail)
         if _NOT_SENT.search(completed.stderr):
             raise QueueUnreachable(detail)
@@ -117,31 +143,31 @@ class Sge:
     def status_commands(
         self, asked: Collection[Asked], mark: str, *, ended: bool = True
     ) -> Sequence[Command]:
-        """Return ``qstat -j`` and ``qstat -u``; XML needs no mark, and ended jobs are not asked for.
+        """Return ``qstat -j``, if a job is not settled, and ``qstat -u``.
 
-        Names and owners are asked for by patterns where there are many (a word has 128 KiB at most).
+        XML needs no mark, and ended jobs are not asked for. Names and owners are asked for by patterns where
+        there are many (a word has 128 KiB at most).
         """
-        names = sorted({job.name for job in asked})
-        if not names or not all(_NAME.fullmatch(name) for name in names):
-            raise ValueError(f"not job names: {names!r}")
-        _check_mark(mark)
-        if len(names) > _ONE_BY_ONE:
-            names = sorted({f"{name.rpartition('-')[0]}-*" for name in names})
+        checked_names(asked)
+        checked_mark(mark)
         owners = sorted({job.owner for job in asked})
         who = ",".join(owners) if len(owners) <= _ONE_BY_ONE else "*"
-        return (
-            Command(("qstat", "-j", ",".join(names), "-xml")),
-            Command(("qstat", "-u", who, "-s", "prs", "-xml")),
-        )
+        states = Command(("qstat", "-u", who, "-s", "prs", "-xml"))
+        if not (unsettled := [job for job in asked if not job.settled]):
+            return (states,)
+        names = checked_names(unsettled)
+        if len(names) > _ONE_BY_ONE:
+            names = sorted({f"{name.rpartition('-')[0]}-*" for name in names})
+        return Command(("qstat", "-j", ",".join(names), "-xml")), states
 
     def read_status(self, completed: Sequence[Completed], asked: Collection[Asked], mark: str) -> Listing:
         """Return the jobs of the second listing, with what the first one says of them.
 
         A job that the first listing alone has is not gone: nothing is known of its state.
         """
-        first, second = completed
+        *first, second = completed
         names = {job.name for job in asked}
-        return Listing(tuple(_joined(first, second, names)))
+        return Listing(tuple(_joined(details(first[0]) if first else {}, second, names.__contains__)))
 
     def cancel_command(self, job_id: JobId) -> Command:
         """Return the qdel command, which kills at once; ``qdel '*'`` would end all that a user has."""
@@ -151,7 +177,7 @@ class Sge:
         """Return if the job ends or is not there; qdel says all that on standard output."""
         said = f"{completed.stdout}\n{completed.stderr}"
         detail = f"qdel: exit status {completed.status}: {one_line(said)}"
-        if _no_answer(completed) or _UNCLEAR.search(said) or _NOT_SENT.search(said):
+        if no_answer(completed) or _UNCLEAR.search(said) or _NOT_SENT.search(said):
             raise QueueUnreachable(detail)
         if re.search(r"has (?:deleted|registered)|already in deletion|does not exist", said):
             return
@@ -167,7 +193,7 @@ class Sge:
 
     def read_accounting(self, completed: Completed, job: Asked) -> JobEnd | None:
         """Return this job's last record: ids come again after a crash, and each requeue leaves a record."""
-        if _no_answer(completed):
+        if no_answer(completed):
             raise QueueUnreachable(f"qacct: exit status {completed.status}: {one_line(completed.stderr)}")
         if completed.status != 0:
             missing = re.search(r"not found|No such file", completed.stderr)
@@ -179,14 +205,13 @@ class Sge:
 
     def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
         """Return what shows queues, nodes, complexes, our jobs and the waiting ones."""
-        if not _INSTANCE.fullmatch(instance):
-            raise ValueError(f"not an instance: {instance!r}")
-        _check_mark(mark)
+        ours = checked_instance(instance)
+        checked_mark(mark)
         return (
             Command(("qconf", "-sq", "*"), environment=("SGE_SINGLE_LINE=1",)),
             Command(("qhost", "-q", "-F", "-xml")),
             Command(("qconf", "-sc")),
-            Command(("qstat", "-j", f"gw-{instance}-*", "-xml")),
+            Command(("qstat", "-j", f"{ours}*", "-xml")),
             Command(("qstat", "-u", "*", "-s", "prs", "-r", "-xml")),
         )
 
@@ -197,16 +222,18 @@ class Sge:
                 f"qconf: exit status {completed[0].status}: {one_line(completed[0].stderr)}"
             )
         queues, hosts, complexes, first, second = completed
-        ours = _try(lambda: tuple(_joined(first, second, None, f"gw-{instance}-")))
-        waiting = _try(lambda: tuple(rows(second)))
-        found = _try(lambda: sge_discovery.rooms(queues, hosts, waiting))
-        if found is None and ours is None and waiting is None:
+        prefix = checked_instance(instance)
+        ours = _try(lambda: tuple(_joined(details(first), second, lambda name: name.startswith(prefix))))
+        jobs = _try(lambda: tuple(rows(second)))
+        held = None if jobs is None else _try(lambda: sge_discovery.held_gpus(complexes, jobs))
+        found = _try(lambda: sge_discovery.rooms(queues, hosts, jobs, held))
+        if found is None and ours is None and jobs is None:
             raise QueueUnreachable("nothing that was asked of Grid Engine was answered")
         return Discovery(
             rooms=found or (),
-            positions=sge_discovery.positions(waiting or (), f"gw-{instance}-"),
+            positions=sge_discovery.positions(jobs or (), prefix),
             ours=ours,
-            hidden=False if waiting is not None else None,
+            hidden=False if jobs is not None else None,
             features=_try(lambda: sge_discovery.features(complexes)) or (),
         )
 
@@ -216,14 +243,9 @@ class Sge:
 
 
 def _joined(
-    first: Completed, second: Completed, names: Collection[str] | None, prefix: str = ""
+    more: Mapping[str, Details], second: Completed, wanted: Callable[[str], bool]
 ) -> Iterator[JobStatus]:
-    """Yield the jobs of both listings with one of these names, or whose names begin so."""
-
-    def wanted(name: str) -> bool:
-        return name in names if names is not None else name.startswith(prefix)
-
-    more = details(first)
+    """Yield the jobs of both listings whose names are wanted."""
     seen: set[str] = set()
     for row in rows(second):
         if wanted(row.name) and row.job_id not in seen:  # each task of an array has a row
@@ -241,11 +263,16 @@ def _try(read: Callable[[], _T]) -> _T | None:
         return None
 
 
-def _forbidden(line: str) -> Iterator[str]:
-    """Yield the options of a line that sites may not set; a directive may stand anywhere in a script."""
+def _forbidden(line: str, refused: Collection[str]) -> Iterator[str]:
+    """Yield what sites may not set in a line, which may stand anywhere: options, and names after -l."""
     text = line.strip()
-    if text.startswith("#$"):
-        yield from (word for word in text.removeprefix("#$").split() if word in _NOT_FOR_SITES)
+    words = text.removeprefix("#$").split() if text.startswith("#$") else []
+    for option, word in zip(["", *words], words, strict=False):
+        if option == "-l":
+            names = (part.strip("\"'").partition("=")[0] for part in word.split(","))
+            yield from (name for name in names if name in refused)
+        elif word in refused and word.startswith("-"):
+            yield word
 
 
 def _records(stdout: str) -> Iterator[Mapping[str, str]]:
@@ -308,16 +335,6 @@ def _words_of(stderr: str) -> str:
     lines = (re.sub(r"^(?:error|warning): ", "", line).strip(" .") for line in lines)
     said = [line for line in lines if line and line != "Exiting" and _OTHER_QUEUE not in line]
     return one_line("; ".join(dict.fromkeys(said)))
-
-
-def _no_answer(completed: Completed) -> bool:
-    """Whether a time limit (124, or 137 if it had to kill) or the connection's end cut the command off."""
-    return completed.status < 0 or completed.status in (124, 137)
-
-
-def _check_mark(mark: str) -> None:
-    if not _MARK.fullmatch(mark):
-        raise ValueError(f"not a mark: {mark!r}")
 
 
 def _checked(job_id: JobId | None) -> str:

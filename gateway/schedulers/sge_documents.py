@@ -34,6 +34,8 @@ _STAMP = re.compile(r"^\d\d/\d\d/\d{4} [\d:]+ \[\d+:\d+\]: (?:error: )?", re.ASC
 _EPOCH = re.compile(r"[1-9][0-9]{8,10}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,9}\.[0-9]+", re.ASCII)
 _NOTHING = ET.Element("nothing")
+#: Characters; 10,000 jobs are a tenth of that.
+_LONGEST_DOCUMENT = 64 * 2**20
 #: Characters of what a job has published, which its owner may make as long as Grid Engine takes it.
 _LONGEST_CONTEXT = 4096
 #: The variable of a job's context in which it publishes where its application listens.
@@ -42,7 +44,7 @@ CONTEXT = "gw"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A job in ``qstat -u``: its state's letters, and the node that they are on."""
+    """A job in ``qstat -u``: its state's letters and its node, and what it asked for (with ``-r``)."""
 
     job_id: str
     name: str
@@ -50,6 +52,7 @@ class Row:
     letters: str
     host: str
     queues: frozenset[str] = frozenset()
+    requests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ def document(completed: Completed, program: str, *roots: str) -> ET.Element:
         QueueUnreachable: It did not answer, it is no whole document, or it is about something else, as
             ``comunication_error`` (with one m).
     """
+    if len(completed.stdout) > _LONGEST_DOCUMENT:
+        raise QueueUnreachable(f"{program}: {len(completed.stdout)} characters are too many to read")
     text = _ODD_TAG.sub(r"<\1ulong_sublist>", _CONTROL.sub("", answered(completed, program)))
     for tag in _BALLAST:
         head, *rest = text.split(f"<{tag}>")
@@ -129,6 +134,7 @@ def rows(completed: Completed) -> Iterator[Row]:
             text_of(job, "state"),
             queue.partition("@")[2],
             asked,
+            {found.get("name", ""): (found.text or "").strip() for found in job.iterfind("hard_request")},
         )
 
 

@@ -1,7 +1,7 @@
 """Slurm, by its own commands: sbatch, squeue, scancel, sacct. Measured with 22.05.8 (Debian 12)."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
 from gateway.schedulers import DryRun, slurm_discovery, slurm_header, slurm_why
 from gateway.schedulers.slurm_why import reason_word
-from gateway.schedulers.text import checked_mark, checked_names, no_answer, one_line
+from gateway.schedulers.text import FORM, checked_mark, checked_names, no_answer, one_line
 
 # squeue(1), JOB STATE CODES.
 STATES = {
@@ -40,12 +40,13 @@ STATES = {
 }
 
 # squeue(1), JOB REASON CODES, of pending jobs. With EnforcePartLimits=NO, Slurm's default, a job over a limit
-# is accepted and waits for ever.
+# is accepted and waits for ever. PartitionNodeLimit does not say that: it "can also indicate that required
+# nodes are DOWN or DRAINED".
 _HELD = re.compile(
     r"JobHeld(User|Admin)|JobHoldMaxRequeue|[\w ]*requeued[ _]held|job[ _]requeued[ _]in[ _]held.*", re.I
 )
 _NEVER = re.compile(
-    r"Partition(TimeLimit|NodeLimit|Config)|BadConstraints|DependencyNeverSatisfied|Invalid\w+"
+    r"Partition(TimeLimit|Config)|BadConstraints|DependencyNeverSatisfied|Invalid\w+"
     r"|(Account|QOS)NotAllowed|(Assoc|QOS)\w*PerJobLimit|QOSMin\w+"
 )
 
@@ -56,7 +57,11 @@ _UNCLEAR = re.compile(
     re.I,
 )
 # Here the request never left this side.
-_NOT_SENT = re.compile(r"connect failure|Munge encode failed|Connection refused|No route to host", re.I)
+_NOT_SENT = re.compile(
+    r"connect failure|Munge encode failed|Connection refused|No route to host"
+    r"|Problem talking to database|can't be reached now",  # SLURM_CLUSTERS is looked up in slurmdbd
+    re.I,
+)
 _COMPLAINT = re.compile(r"^(?:slurm_\w+ error|squeue: (?:error|fatal)|slurm_\w+: error)", re.M)
 
 #: What --test-only says of jobs that can never run. All else may pass: "Requested node configuration is not
@@ -70,6 +75,7 @@ _STARTS = re.compile(r"^sbatch: Job [0-9]+ to start at ([1-9][0-9]{8,10}) ", re.
 
 _EPOCH = re.compile(r"[1-9][0-9]{8,10}", re.ASCII)
 _JOB_ID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+_RESTARTS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _EXIT = re.compile(r"([0-9]{1,3}):([0-9]{1,3})", re.ASCII)
 _BY = re.compile(r"CANCELLED by ([0-9]{1,10})", re.ASCII)
 #: Names on a command line, where a word has at most 128 KiB (MAX_ARG_STRLEN of Linux); else all are listed.
@@ -111,11 +117,12 @@ class Slurm:
         "sacctmgr",
     )
     directive: ClassVar[str] = "#SBATCH"
+    resources: ClassVar[Mapping[str, str]] = {}
     accounting_lag: ClassVar[float] = 5.0
 
-    def header_faults(self, header: str) -> tuple[str, ...]:
+    def header_faults(self, header: str, chosen: Collection[str] = FORM) -> tuple[str, ...]:
         """Return what is wrong with ``#SBATCH`` lines."""
-        return slurm_header.faults(header)
+        return slurm_header.faults(header, chosen)
 
     def dry_run_command(self) -> Command | None:
         """Return the sbatch command that hands nothing in.
@@ -148,8 +155,8 @@ class Slurm:
     def read_submit(self, completed: Completed) -> JobId:
         """Return the id from the last line, ``ID`` or ``ID;CLUSTER``.
 
-        The cluster is the one that all commands here speak with (``SLURM_CLUSTERS``): a script may not name
-        another, see `header_faults`.
+        The cluster is the one that all commands here speak with (``login.environment``): a script may not
+        name another, see `header_faults`.
         """
         last = completed.stdout.strip().rpartition("\n")[2].partition(";")[0].strip()
         if completed.status == 0 and _JOB_ID.fullmatch(last):
@@ -184,7 +191,7 @@ class Slurm:
         if no_answer(answer) or answer.status != 0 or complaint:
             raise QueueUnreachable(f"squeue: exit status {answer.status}: {one_line(answer.stderr)}")
         field, row = _separators(mark)
-        *rows, rest = answer.stdout.split(row + "\n")
+        *rows, rest = slurm_discovery.of_one_cluster(answer.stdout).split(row + "\n")
         if rest:
             raise QueueUnreachable(f"squeue: the answer ends in the middle of a row: {one_line(rest)}")
         names = {job.name for job in asked}
@@ -211,8 +218,12 @@ class Slurm:
         raise CancelRefused(detail, f"The cluster will not stop the job: {words}.")
 
     def accounting_command(self, job: Asked) -> Command:
-        """Return the sacct command; without --duplicates it shows the last run of a requeued job."""
-        return Command(("sacct", "-X", "-n", "-P", "-j", _checked(job.job_id), "-o", ",".join(_ENDED_FIELDS)))
+        """Return the sacct command; without --duplicates it shows the last run of a requeued job.
+
+        Of all clusters (-L): sacct alone knows nothing of SLURM_CLUSTERS. The job is told by its name.
+        """
+        fields = ",".join(_ENDED_FIELDS)
+        return Command(("sacct", "-X", "-L", "-n", "-P", "-j", _checked(job.job_id), "-o", fields))
 
     def read_accounting(self, completed: Completed, job: Asked) -> JobEnd | None:
         """Return the last row's end. Who cancelled is a uid: the owner's becomes the owner's name."""
@@ -248,7 +259,7 @@ def _separators(mark: str) -> tuple[str, str]:
 
 
 def _parse_row(values: list[str]) -> JobStatus:
-    if len(values) != len(_FIELDS) or not _JOB_ID.fullmatch(values[0]) or not values[5].isdecimal():
+    if len(values) != len(_FIELDS) or not _JOB_ID.fullmatch(values[0]) or not _RESTARTS.fullmatch(values[5]):
         raise QueueUnreachable(f"squeue: a row that cannot be read: {one_line(' | '.join(values))}")
     job_id, native, reason, host, user, restarts, starts, ends, comment, name = values
     state = _state(native, reason)

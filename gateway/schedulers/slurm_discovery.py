@@ -6,14 +6,17 @@ Only a job's name is other people's text: it is the last field of its row, betwe
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import NamedTuple
 
-from gateway.discovery import Discovery, Downtime, Room
+from gateway.discovery import MOST_ROOMS, Discovery, Downtime, Room
 from gateway.errors import QueueUnreachable
 from gateway.model import Command, Completed, JobId, JobState, JobStatus
+from gateway.schedulers import slurm_nodes
 from gateway.schedulers.text import checked_instance, checked_mark, no_answer, one_line
 
 _NODES = ("PartitionName", "CPUsState", "Gres", "GresUsed", "Memory", "CPUs", "NodeAIOT", "Features")
@@ -21,13 +24,16 @@ _JOBS = ("JobID", "State", "Partition", "PriorityLong", "UserName", "Reason", "N
 _SECONDS = ("SLURM_TIME_FORMAT=%s",)
 #: Waiting for these a job is not before others.
 _NOT_IN_LINE = re.compile(r"JobHeld|Dependency|BeginTime|.*held|Partition(TimeLimit|NodeLimit|Config)", re.I)
-_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)|(\d+)", re.ASCII)
-_SETTING = re.compile(r"^(\w+)\s*= (.*?)\s*$", re.M)
-_GPU = re.compile(r"(?:^|,)gpu(?::([^:,()]+))?:(\d+)(?![^,(])", re.ASCII)
-_WORD = re.compile(r"(\w+)=(\S*)")
-_NODE_RANGE = re.compile(r"([^\[\],]+)(?:\[([0-9,-]+)\])?(?:,|$)")
-#: More nodes than these in one range are no cluster.
-_MOST_NODES = 100_000
+_TIME = re.compile(r"(?:(\d{1,5})-)?(?:(\d{1,6}):)?(\d{1,8}):(\d{1,9})|(\d{1,8})", re.ASCII)
+_GPU = re.compile(r"(?:^|,)gpu(?::([^:,()]+))?:(\d{1,9})(?![^,(])", re.ASCII)
+_COUNTS = re.compile(r"\d{1,9}(?:/\d{1,9}){3}", re.ASCII)
+_UINT32 = re.compile(r"\d{1,10}", re.ASCII)
+#: Seconds since 1970 of at most 10 digits, which is until 2286.
+_EPOCH = re.compile(r"\d{1,10}", re.ASCII)
+#: Characters of a line; a longer one is of no scheduler and is left out.
+_LONGEST_LINE = 65_536
+#: The most reservations that are looked at.
+_MOST_RESERVATIONS = 1_000
 
 
 def commands(instance: str, mark: str) -> Sequence[Command]:
@@ -68,19 +74,25 @@ def read(
     if partitions is None and nodes is None and jobs is None:
         raise QueueUnreachable(f"discovery: {one_line(completed[0].stderr) or 'no answer'}")
     rows = None if jobs is None else _jobs(jobs, mark)
-    words = [dict(_WORD.findall(line)) for line in (partitions or "").splitlines()]
+    words = [_words(line) for line in _lines(partitions or "")]
     words = [line for line in words if line.get("PartitionName") and line.get("Hidden") != "YES"]
+    words = words[:MOST_ROOMS]
     slices = list(_slices(nodes or ""))
-    settings = dict(_SETTING.findall(config or ""))
+    own: dict[str, list[_Slice]] = {}
+    for part in slices:
+        own.setdefault(part.partition, []).append(part)
+    in_line = (
+        None if rows is None else Counter(name for row in rows if row.in_line for name in row.partitions)
+    )
     associations = None if accounts is None else _associations(accounts)
     return Discovery(
-        rooms=tuple(_room(line, slices, rows) for line in words),
+        rooms=tuple(_room(line, own.get(line["PartitionName"], []), in_line) for line in words),
         accounts=_by_user(associations, 1),
         qos=_by_user(associations, 3),
         downtimes=tuple(_downtimes(reservations or "", words)),
         positions=_positions(rows or (), checked_instance(instance)),
         ours=None if rows is None else tuple(_ours(rows, checked_instance(instance), state)),
-        hidden=_hidden(settings, rows),
+        hidden=_hidden(_setting(config or "", "PrivateData"), rows),
         features=tuple(sorted({word for part in slices for word in part.features})),
         faults=(
             *_faults(completed),
@@ -97,7 +109,15 @@ def _answer(completed: Completed) -> str | None:
         or re.search(r"^slurm_\w+ error", completed.stderr, re.M)
     ):
         return None
-    return completed.stdout
+    return of_one_cluster(completed.stdout)
+
+
+def of_one_cluster(text: str) -> str:
+    """Return what a program printed without the name of the cluster, which comes first with SLURM_CLUSTERS.
+
+    squeue and sinfo say it in spite of -h, in some versions.
+    """
+    return re.sub(r"\ACLUSTER: [^\n]{1,100}\n", "", text)
 
 
 def _faults(completed: Sequence[Completed]) -> Iterator[str]:
@@ -105,6 +125,22 @@ def _faults(completed: Sequence[Completed]) -> Iterator[str]:
     for name, one in zip(("partitions", "nodes", "jobs", "reservations"), completed, strict=False):
         if _answer(one) is None:
             yield f"{name}: exit status {one.status}: {one_line(one.stderr)}"
+
+
+def _lines(text: str) -> Iterator[str]:
+    return (line for line in text.splitlines() if len(line) <= _LONGEST_LINE)
+
+
+def _words(line: str) -> dict[str, str]:
+    """Return what a line of scontrol's says, ``KEY=VALUE KEY=VALUE``."""
+    pairs = (word.partition("=") for word in line.split())
+    return {key: value for key, separator, value in pairs if separator}
+
+
+def _setting(text: str, name: str) -> str | None:
+    """Return a line's value of ``scontrol show config``, None if there is none."""
+    pairs = (line.partition("=") for line in _lines(text) if line.startswith(name))
+    return next((value.strip() for key, separator, value in pairs if separator and key.strip() == name), None)
 
 
 # --- partitions and nodes -----------------------------------------------------------------------------------
@@ -132,10 +168,10 @@ def _slices(text: str) -> Iterator[_Slice]:
 
     A/I/O/T counts cores or nodes that are allocated, idle, of no use now, and all of them.
     """
-    for line in text.splitlines():
+    for line in _lines(text):
         values = line.split("|")
         cores, nodes = (
-            ([int(word) for word in value.split("/")] if re.fullmatch(r"\d+(/\d+){3}", value) else None)
+            ([int(word) for word in value.split("/")] if _COUNTS.fullmatch(value) else None)
             for value in (values[1:2] or [""]) + (values[6:7] or [""])
         )
         if len(values) != len(_NODES) + 1 or cores is None or nodes is None:
@@ -155,9 +191,8 @@ def _slices(text: str) -> Iterator[_Slice]:
         )
 
 
-def _room(words: Mapping[str, str], slices: Iterable[_Slice], rows: Sequence[_Row] | None) -> Room:
+def _room(words: Mapping[str, str], found: Sequence[_Slice], in_line: Mapping[str, int] | None) -> Room:
     name = words["PartitionName"]
-    found = [part for part in slices if part.partition == name]
     state = words.get("State", "UP")
     return Room(
         name,
@@ -172,7 +207,7 @@ def _room(words: Mapping[str, str], slices: Iterable[_Slice], rows: Sequence[_Ro
         cores=sum(part.all_cores for part in found) if found else None,
         free_cores=sum(part.idle_cores for part in found) if found else None,
         free_gpus=_free_gpus(found) if found else None,
-        waiting=None if rows is None else sum(row.in_line and name in row.partitions for row in rows),
+        waiting=None if in_line is None else in_line.get(name, 0),
         groups=frozenset() if words.get("RootOnly") == "YES" else _names(words.get("AllowGroups", "ALL")),
         accounts=_names(words.get("AllowAccounts", "ALL")),
         qos=_names(words.get("AllowQos", "ALL")),
@@ -197,7 +232,7 @@ def _free_gpus(slices: Sequence[_Slice]) -> Mapping[str, int]:
 def _gpus(text: str) -> dict[str, int]:
     """Return the GPUs of ``gpu:a100:4(S:0-1),gpu:h100:2,nvme:1`` by type; "" is one without."""
     found: dict[str, int] = {}
-    for kind, count in _GPU.findall(re.sub(r"\([^)]*\)", "", text)):
+    for kind, count in _GPU.findall(re.sub(r"\([^()]*\)", "", text)):
         found[kind] = found.get(kind, 0) + int(count)
     return {kind: count for kind, count in found.items() if count}
 
@@ -212,7 +247,7 @@ def minutes(text: str) -> int | None:
 
 
 def _number(text: str | None) -> int | None:
-    found = re.match(r"\d+", text or "", re.ASCII)
+    found = re.match(r"\d{1,9}(?!\d)", text or "", re.ASCII)
     return int(found[0]) if found else None
 
 
@@ -252,7 +287,9 @@ def _jobs(text: str, mark: str) -> list[_Row] | None:
     for line in lines:
         values, separator, name = line.partition(f"~{mark}~")
         parts = values.split("|", len(_JOBS) - 2)
-        if not separator or len(parts) != len(_JOBS) - 1 or not (parts[0] + parts[3]).isdecimal():
+        if not separator or len(parts) != len(_JOBS) - 1:
+            return None
+        if not (_UINT32.fullmatch(parts[0]) and _UINT32.fullmatch(parts[3])):
             return None
         job_id, native, partitions, priority, user, reason = parts
         rows.append(
@@ -287,14 +324,14 @@ def _ours(rows: Iterable[_Row], ours: str, state: Callable[[str, str], JobState]
             )
 
 
-def _hidden(settings: Mapping[str, str], rows: Sequence[_Row] | None) -> bool | None:
+def _hidden(private_data: str | None, rows: Sequence[_Row] | None) -> bool | None:
     """Return whether others' jobs are hidden from us.
 
     PrivateData does not count for Slurm's operators, who are known by what they see.
     """
-    if "PrivateData" not in settings:
+    if private_data is None:
         return None
-    private = {word.strip() for word in settings["PrivateData"].split(",")} & {"jobs", "all"}
+    private = {word.strip() for word in private_data.split(",")} & {"jobs", "all"}
     return bool(private) and len({row.user for row in rows or ()}) < 2
 
 
@@ -303,19 +340,17 @@ def _hidden(settings: Mapping[str, str], rows: Sequence[_Row] | None) -> bool | 
 
 def _downtimes(text: str, partitions: Sequence[Mapping[str, str]]) -> Iterator[Downtime]:
     """Return the reservations. A maintenance that takes no partition whole is in nobody's way."""
-    for line in text.splitlines():
-        words = dict(_WORD.findall(line))
-        flags = words.get("Flags", "").split(",")
+    of_all, of_these = slurm_nodes.Budget(), slurm_nodes.Budget()
+    nodes = {room["PartitionName"]: slurm_nodes.read(room.get("Nodes", ""), of_all) for room in partitions}
+    for line in islice(_lines(text), _MOST_RESERVATIONS):
+        words = _words(line)
         start, end = (words.get(key, "") for key in ("StartTime", "EndTime"))
-        if not words.get("ReservationName") or not (start + end).isdecimal() or not (start and end):
+        if not words.get("ReservationName") or not (_EPOCH.fullmatch(start) and _EPOCH.fullmatch(end)):
             continue
-        reserved = frozenset(_nodes(words.get("Nodes", "")))
-        within = frozenset(
-            room["PartitionName"]
-            for room in partitions
-            if (own := frozenset(_nodes(room.get("Nodes", "")))) and own <= reserved
-        )
-        maintenance, everywhere = "MAINT" in flags, len(within) == len(partitions)
+        maintenance = "MAINT" in words.get("Flags", "").split(",")
+        reserved = slurm_nodes.read(words.get("Nodes", "") if maintenance else "", of_these)
+        within = frozenset(name for name, own in nodes.items() if slurm_nodes.within(own, reserved))
+        everywhere = len(within) == len(nodes)
         if maintenance and not within:
             continue
         named = _names(words.get("PartitionName", ""))
@@ -333,18 +368,6 @@ def _downtimes(text: str, partitions: Sequence[Mapping[str, str]]) -> Iterator[D
 def _allowed(text: str) -> frozenset[str]:
     """Return those named; with a minus they are those who may not."""
     return frozenset(word for word in (_names(text) or ()) if not word.startswith("-"))
-
-
-def _nodes(text: str) -> Iterator[str]:
-    """Return the nodes of ``cn[1-3,07],gpu1``; what is not understood is a node of that name."""
-    for prefix, ranges in _NODE_RANGE.findall("" if text == "(null)" else text):
-        if not ranges:
-            yield prefix
-        for part in ranges.split(",") if ranges else ():
-            first, _, last = part.partition("-")
-            low, high = _number(first) or 0, _number(last or first) or 0
-            for number in range(low, min(high, low + _MOST_NODES) + 1):
-                yield f"{prefix}{number:0{len(first)}}"
 
 
 def _associations(text: str) -> list[list[str]]:

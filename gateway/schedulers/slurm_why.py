@@ -58,7 +58,14 @@ WHY: tuple[tuple[str, str], ...] = (
         "The walltime is longer than allowed, so your job can never start. Start again with a shorter one.",
     ),
     (
-        r"PartitionNodeLimit|PartitionConfig|BadConstraints",
+        r"PartitionNodeLimit",
+        (
+            "Your job asks for more nodes than the partition has, or its nodes are down. Wait for them, or "
+            "start in another partition."
+        ),
+    ),
+    (
+        r"PartitionConfig|BadConstraints",
         "No node of this partition can ever run your job. Start again with less, or in another partition.",
     ),
     (r"Licenses", "Your job waits for a software licence. It starts by itself when one is free."),

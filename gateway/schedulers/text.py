@@ -5,6 +5,11 @@ from collections.abc import Collection
 
 from gateway.model import Asked, Completed
 
+#: Fields of the form that each job has: what a site adds to its scripts may not say them again.
+FORM = frozenset({"partition", "walltime", "cores", "memory", "gpus"})
+#: Why not.
+CHOSEN = "is chosen on the form: fix the field there, or give it a default"
+
 _NAME = re.compile(r"gw-[a-z2-7]{6}-[a-z2-7]{10}", re.ASCII)
 _INSTANCE = re.compile(r"[a-z2-7]{6}", re.ASCII)
 _MARK = re.compile(r"[0-9a-f]{16,64}", re.ASCII)

@@ -15,6 +15,7 @@ from gateway.lifecycle import NEXT, Event, Phase
 from gateway.metrics import Metrics
 from gateway.model import Asked, Choices, EndReason, Secrets, Server, User
 from gateway.pki import Authority
+from gateway.renderer import Renderer
 from gateway.routing import Routing
 from gateway.servers.callback import Callback, is_proof
 from gateway.servers.cluster import Cluster, News
@@ -45,6 +46,7 @@ class Servers:
         clusters: By name.
         metrics: Counts what happens.
         callback: Where jobs call in, on clusters whose site config lets them.
+        renderer: Writes their job scripts.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Servers:
         clusters: Mapping[str, Cluster],
         metrics: Metrics,
         callback: Callback | None = None,
+        renderer: Renderer | None = None,
     ) -> None:
         self._store = store
         self._instance = instance
@@ -67,7 +70,16 @@ class Servers:
         self._authority = authority
         news = {name: News(partial(self._jobs, name), partial(self._heard, name)) for name in clusters}
         self._tools = Tools(
-            instance, store, routing, authority, self._feed, metrics, clusters, news, callback or Callback()
+            instance,
+            store,
+            routing,
+            authority,
+            self._feed,
+            metrics,
+            clusters,
+            news,
+            callback or Callback(),
+            renderer or Renderer(),
         )
 
     async def __aenter__(self) -> Self:

@@ -1,11 +1,14 @@
 """How long, and how often, is waited for what. Seconds, where nothing else is said."""
 
+from gateway.queue.allowance import Allowance
+
 #: For which a cluster that does not answer is asked again to take a job.
 SUBMIT_PATIENCE = 600.0
 #: Between two listings that must both lack a job before a submit of unknown outcome is tried again.
 SETTLE_GAP = 5.0
 #: For which a submit may still be under way on the login node after its answer was lost.
-SUBMIT_MAY_TAKE = 75.0
+#: A trial and the submit itself, what the launcher does besides, and what ending them takes.
+SUBMIT_MAY_TAKE = Allowance().launch(2) + 20.0
 #: After which a start that was expected, and did not come, is no longer waited for with fast polls.
 OVERDUE = 60.0
 #: Between two cancels of a job that is still there.

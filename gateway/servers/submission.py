@@ -12,7 +12,6 @@ from pathlib import Path
 from gateway.errors import GatewayError, SubmitOutcomeUnknown
 from gateway.lifecycle import Event, Phase
 from gateway.model import EndReason, JobId, Server
-from gateway.rendering import render
 from gateway.script import JobFacts
 from gateway.servers import patience
 from gateway.servers.cluster import Cluster
@@ -55,7 +54,7 @@ class Submission:
         if (not server.wanted or tried_long) and self._may_come_until:
             if time.monotonic() < self._may_come_until:
                 return patience.SETTLE_GAP  # nobody would look for a job that is submitted only now
-            if job := await self._sights.by_its_owner(server):
+            if job := await self._sights.by_its_owner(server, listed=False):
                 server = await self._record.move(server, Event.SUBMIT, server.message)
                 await self._accepted(server, job.job_id)
                 return 0
@@ -112,8 +111,9 @@ class Submission:
             node_tls=site.tunnel.node_security == "tls",
             callback_url=f"{callback.url}{server.id}" if callback else "",
         )
+        script = await self._tools.renderer.render(site, server.choices, facts)
         return {
-            "script": (await render(site, server.choices, facts)).encode(),
+            "script": script.encode(),
             "token": secrets.token.encode(),
             "key.pem": secrets.key_pem.encode(),
             "cert.pem": secrets.certificate_pem.encode(),

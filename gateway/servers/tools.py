@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gateway.metrics import Metrics
 from gateway.model import Secrets, Server
 from gateway.pki import Authority
+from gateway.renderer import Renderer
 from gateway.routing import Routing
 from gateway.servers.callback import Callback
 from gateway.servers.cluster import Cluster, News
@@ -28,6 +29,7 @@ class Tools:
     clusters: Mapping[str, Cluster]
     news: Mapping[str, News]
     callback: Callback
+    renderer: Renderer
 
     async def secrets(self, server: Server) -> Secrets:
         """Return the secrets of a server that has not ended."""

@@ -15,9 +15,10 @@ from gateway.siteconfig.dropin import (
 from gateway.siteconfig.reading import parse_drop_in, parse_site_config
 from gateway.siteconfig.site import SiteConfig
 from gateway.siteconfig.trusted import Jump, Login, Tunnel
-from gateway.siteconfig.words import DIRECTIVE_WORD, HOST, parse_memory, parse_walltime
+from gateway.siteconfig.words import BLANKS, DIRECTIVE_WORD, HOST, parse_memory, parse_walltime
 
 __all__ = [
+    "BLANKS",
     "DIRECTIVE_WORD",
     "FIELDS",
     "HOST",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 
 from gateway.siteconfig.dropin import AddedField, DropIn, Rule
 from gateway.siteconfig.fault import Fault, Location
 from gateway.siteconfig.pattern import pattern_fault
 from gateway.siteconfig.site import SiteConfig
-from gateway.siteconfig.words import parse_memory, parse_walltime
+from gateway.siteconfig.words import DIRECTIVE_WORD, parse_memory, parse_walltime
 
 #: The fields that the form has by itself.
 FIELDS = (
@@ -27,8 +30,13 @@ FIELDS = (
 )
 #: Words that the pages' forms and links use for something else.
 _TAKEN = ("cluster", "name", "next", "preset", "server")
+#: Fields whose values stand on a scheduler's directive line as they are.
+_WORDS = ("account", "qos", "reservation", "constraint")
+_WORD = re.compile(DIRECTIVE_WORD, re.ASCII)
 #: Fields whose values have an order.
 _ORDERED = ("walltime", "cores", "memory", "gpus")
+#: Names that a fault lists.
+_LISTED = 40
 
 
 def cross_faults(config: DropIn) -> Iterator[Fault]:
@@ -36,20 +44,47 @@ def cross_faults(config: DropIn) -> Iterator[Fault]:
 
     Names of fields that do not exist, values that a field cannot have, and rules that say nothing.
     """
-    added = {field.name: field for field in config.form.fields}
+    known = _Known.of(config)
     yield from _added_faults(config)
-    yield from _name_faults(config, {*FIELDS, *added})
+    yield from _name_faults(config, {*FIELDS, *known.added})
+    seen: set[str] = set()
     for index, preset in enumerate(config.form.presets):
-        if preset.name in {other.name for other in config.form.presets[:index]}:
+        if preset.name in seen:
             yield Fault(("form", "presets", index, "name"), f"{preset.name} is there twice")
-        yield from _value_faults(config, added, ("form", "presets", index, "values"), preset.values)
-    yield from _value_faults(config, added, ("form", "fix"), config.form.fix)
+        seen.add(preset.name)
+        yield from _value_faults(known, ("form", "presets", index, "values"), preset.values)
+    yield from _value_faults(known, ("form", "fix"), config.form.fix)
     for index, rule in enumerate(config.form.rules):
-        yield from _rule_faults(config, added, ("form", "rules", index), rule)
+        yield from _rule_faults(known, ("form", "rules", index), rule)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What values may refer to: the fields that the site adds, and the names that other fields may have."""
+
+    added: Mapping[str, AddedField]
+    names: Mapping[str, Collection[str]]
+
+    @classmethod
+    def of(cls, config: DropIn) -> _Known:
+        """Return what a site config knows. A drop-in alone does not know all partitions and applications."""
+        added = {field.name: field for field in config.form.fields}
+        if not isinstance(config, SiteConfig):
+            return cls(added, {})
+        partitions = dict.fromkeys(partition.name for partition in config.partitions)
+        applications = dict.fromkeys(application.name for application in config.applications)
+        return cls(added, {"partition": partitions, "application": applications})
+
+
+def _listed(names: Collection[str]) -> str:
+    """Return names as a fault lists them: of very many the first."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(islice(names, _LISTED)) + more
 
 
 def _added_faults(config: DropIn) -> Iterator[Fault]:
     seen: set[str] = set()
+    hidden = {name: index for index, name in enumerate(config.form.hide) if name not in config.form.fix}
     for index, field in enumerate(config.form.fields):
         here = ("form", "fields", index)
         if field.name in (*FIELDS, *_TAKEN):
@@ -60,9 +95,9 @@ def _added_faults(config: DropIn) -> Iterator[Fault]:
         yield from _kind_faults(here, field)
         if field.default and (what := _added_value_fault(field, field.default)):
             yield Fault((*here, "default"), what)
-        if field.required and not field.default and field.name in {*config.form.hide} - {*config.form.fix}:
+        if field.required and not field.default and field.name in hidden:
             what = f"{field.name} must be filled in, but is hidden: give it a default, or a value by form.fix"
-            yield Fault(("form", "hide", config.form.hide.index(field.name)), what)
+            yield Fault(("form", "hide", hidden[field.name]), what)
 
 
 def _kind_faults(here: Location, field: AddedField) -> Iterator[Fault]:
@@ -94,30 +129,28 @@ def _name_faults(config: DropIn, names: set[str]) -> Iterator[Fault]:
         said.append((("rules", index, "field"), rule.field))
         said += [(("rules", index, "when", name), name) for name in rule.when]
         said += [(("rules", index, "unless", name), name) for name in rule.unless]
+    listed = _listed(sorted(names))
     for where, name in said:
         if name not in names:
-            yield Fault(("form", *where), f"the form has no field {name}: it has {', '.join(sorted(names))}")
+            yield Fault(("form", *where), f"the form has no field {name}: it has {listed}")
 
 
-def _value_faults(
-    config: DropIn, added: Mapping[str, AddedField], here: Location, values: Mapping[str, str]
-) -> Iterator[Fault]:
+def _value_faults(known: _Known, here: Location, values: Mapping[str, str]) -> Iterator[Fault]:
     for name, value in values.items():
-        if what := _value_fault(config, added, name, value):
+        if what := _value_fault(known, name, value):
             yield Fault((*here, name), what)
 
 
-def _rule_faults(
-    config: DropIn, added: Mapping[str, AddedField], here: Location, rule: Rule
-) -> Iterator[Fault]:
+def _rule_faults(known: _Known, here: Location, rule: Rule) -> Iterator[Fault]:
     if rule.at_least is None and rule.at_most is None and rule.one_of is None:
         yield Fault(here, "a rule needs at_least, at_most or one_of")
-    ordered = rule.field in _ORDERED or (rule.field in added and added[rule.field].kind == "number")
+    added = known.added.get(rule.field)
+    ordered = rule.field in _ORDERED or (added is not None and added.kind == "number")
     for key, value in (("at_least", rule.at_least), ("at_most", rule.at_most)):
         if value is None:
             continue
-        known = ordered or (rule.field not in FIELDS and rule.field not in added)
-        what = _value_fault(config, added, rule.field, value) if known else f"{rule.field} has no order"
+        fits = ordered or (rule.field not in FIELDS and added is None)
+        what = _value_fault(known, rule.field, value) if fits else f"{rule.field} has no order"
         if what:
             yield Fault((*here, key), what)
     listed: list[tuple[Location, str, str]] = [
@@ -128,16 +161,16 @@ def _rule_faults(
     ]
     listed += [((*here, "one_of", index), rule.field, value) for index, value in enumerate(rule.one_of or ())]
     for where, name, value in listed:
-        if what := _value_fault(config, added, name, value):
+        if what := _value_fault(known, name, value):
             yield Fault(where, what)
 
 
-def _value_fault(config: DropIn, added: Mapping[str, AddedField], name: str, value: str) -> str:
+def _value_fault(known: _Known, name: str, value: str) -> str:
     """Return why a field cannot have a value; empty if it can, or if that is not known here."""
     if value == "":
         return ""
-    if name in added:
-        return _added_value_fault(added[name], value)
+    if name in known.added:
+        return _added_value_fault(known.added[name], value)
     try:
         if name == "walltime":
             parse_walltime(value)
@@ -147,26 +180,17 @@ def _value_fault(config: DropIn, added: Mapping[str, AddedField], name: str, val
         return str(error)
     if name in ("cores", "gpus") and not (value.isascii() and value.isdecimal()):
         return "write a whole number"
+    if name in _WORDS and not _WORD.fullmatch(value):
+        return "write one word of letters, digits and . + @ -"
     if name == "exclusive" and value != "true":
         return 'write true, or "" for no'
-    return _reference_fault(config, name, value)
-
-
-def _reference_fault(config: DropIn, name: str, value: str) -> str:
-    """Return why there is no such partition or application. A drop-in alone does not know them all."""
-    if not isinstance(config, SiteConfig):
-        return ""
-    known = {
-        "partition": [partition.name for partition in config.partitions],
-        "application": [application.name for application in config.applications],
-    }
-    names = known.get(name, [])
-    return f"there is no {name} {value}: there is {', '.join(names)}" if names and value not in names else ""
+    names = known.names.get(name, ())
+    return f"there is no {name} {value}: there is {_listed(names)}" if names and value not in names else ""
 
 
 def _added_value_fault(field: AddedField, value: str) -> str:
     if field.kind == "choice" and value not in field.choices:
-        return f"{value!r} is not one of its choices: {', '.join(field.choices)}"
+        return f"{value!r} is not one of its choices: {_listed(field.choices)}"
     if field.kind == "checkbox" and value != "true":
         return 'write true, or "" for no'
     if field.kind == "number":

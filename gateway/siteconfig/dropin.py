@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
@@ -155,6 +156,10 @@ class Script(Strict):
     """Lines after the gateway's own directives: directives of the site, then shell lines."""
     template: str = ""
     """What takes the place of the whole part before the wrapper, directives included."""
+    resources: dict[FieldName, Name] = Field(default_factory=dict)
+    """The site's own names of what jobs ask for. Grid Engine: ``pe`` (else ``smp``), ``memory``
+    (``mem_free``, counted for each slot), ``gpus`` (``gpu``; those of a type have its name), ``exclusive``.
+    PBS: ``gpus`` (``ngpus``), ``gpu_type``."""
 
 
 class Messages(Strict):
@@ -177,6 +182,14 @@ class DropIn(Strict):
     """Those on the form; all that the scheduler has, if none is named."""
     accounts: tuple[Name, ...] = ()
     """Those on the form, where the scheduler does not know which ones a person has."""
+    qos: tuple[Name, ...] = ()
+    """Those on the form, in the same way. The scripts for PBS and Grid Engine name it only in a header."""
+    reservations: tuple[Name, ...] = ()
+    """Those on the form: of those that the scheduler tells of, a person's own. PBS: the reservation's queue;
+    Grid Engine: its number."""
+    constraints: tuple[Name, ...] = ()
+    """Kinds of node on the form, in place of all that the scheduler has: features of Slurm's nodes, resources
+    of PBS and Grid Engine that are true or false."""
     applications: tuple[Application, ...] = ()
     """What people may run."""
     form: Form = Form()
@@ -189,8 +202,8 @@ class DropIn(Strict):
     @field_validator("partitions", "applications")
     @classmethod
     def _names_are_unique(cls, items: tuple[Partition | Application, ...]) -> tuple[Any, ...]:
-        names = [item.name for item in items]
-        if twice := {name for name in names if names.count(name) > 1}:
+        names = Counter(item.name for item in items)
+        if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"{', '.join(sorted(twice))} is there twice")
         return items
 

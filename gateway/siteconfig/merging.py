@@ -13,7 +13,15 @@ _BY_NAME: frozenset[_Path] = frozenset(
 )
 #: Mappings that are joined key by key. All else is replaced as a whole.
 _BY_KEY: frozenset[_Path] = frozenset(
-    {("form",), ("script",), ("messages",), ("form", "rename"), ("form", "fix"), ("form", "help")}
+    {
+        ("form",),
+        ("form", "rename"),
+        ("form", "fix"),
+        ("form", "help"),
+        ("script",),
+        ("script", "resources"),
+        ("messages",),
+    }
 )
 _ITEM: _Path = ("an item of a list",)
 

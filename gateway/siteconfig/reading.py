@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 import yaml
@@ -20,6 +20,8 @@ from gateway.siteconfig.site import SiteConfig
 _DEEPEST = 16
 #: Characters of what one fault says.
 _LONGEST = 400
+#: Keys and values that one file may have, and faults that are told of one document.
+_MOST_NODES, _MOST_FAULTS = 20_000, 50
 _NULL = "tag:yaml.org,2002:null"
 
 _Model = TypeVar("_Model", bound=DropIn)
@@ -38,7 +40,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str, source: str) -> None:
         super().__init__(text)
         self.name = source
-        self._depth = 0
+        self._depth = self._nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it bare
@@ -48,6 +50,9 @@ class _Loader(yaml.SafeLoader):
             raise _problem(f"tags are not allowed: {event.tag}", event.start_mark)
         if self._depth == _DEEPEST:
             raise _problem("this lies too deep", event.start_mark)
+        if self._nodes == _MOST_NODES:
+            raise _problem(f"there are more than {_MOST_NODES:,} keys and values", event.start_mark)
+        self._nodes += 1
         self._depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
@@ -152,23 +157,26 @@ def validated(
         found = model.model_validate(data)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        _refuse(root, [Fault(d["loc"], _words(d)) for d in details if not _follows(d, details)])
+        faulty = {each["loc"][:depth] for each in details for depth in range(len(each["loc"]))}
+        _refuse(root, (Fault(d["loc"], _words(d)) for d in details if not _follows(d, faulty)))
         raise  # not reached: every error has details
-    _refuse(root, [fault for check in checks for fault in check(found)])
+    _refuse(root, (fault for check in checks for fault in check(found)))
     return found
 
 
 def _refuse(root: yaml.MappingNode, faults: Iterable[Fault]) -> None:
-    """Raise an error that names all faults, if there are any."""
-    lines = []
-    for fault in faults:
-        mark = _mark_of(root, fault.where)
-        name = fault.name
-        lines.append(
-            f"{mark.name}:{mark.line + 1}: " + _one_line(f"{name}{': ' if name else ''}{fault.what}")
-        )
+    """Raise an error that names the faults, if there are any; of very many the first."""
+    found = list(faults)
+    lines = [_line(root, fault.where, fault.name, fault.what) for fault in found[:_MOST_FAULTS]]
+    if len(found) > len(lines):
+        lines.append(_line(root, found[len(lines)].where, "", f"and {len(found) - len(lines)} more"))
     if lines:
         raise ConfigError("\n".join(dict.fromkeys(lines)))
+
+
+def _line(root: yaml.MappingNode, where: Location, name: str, what: str) -> str:
+    mark = _mark_of(root, where)
+    return f"{mark.name}:{mark.line + 1}: " + _one_line(f"{name}{': ' if name else ''}{what}")
 
 
 def _one_line(text: str) -> str:
@@ -177,12 +185,12 @@ def _one_line(text: str) -> str:
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
-def _follows(details: ErrorDetails, found: list[ErrorDetails]) -> bool:
-    """Return whether a list only seems too short because of the faults inside of it."""
-    here = details["loc"]
-    return details["type"] == "too_short" and any(
-        len(other["loc"]) > len(here) and other["loc"][: len(here)] == here for other in found
-    )
+def _follows(details: ErrorDetails, faulty: Collection[Location]) -> bool:
+    """Return whether a list only seems too short because of the faults inside of it.
+
+    ``faulty`` is all that has faults inside.
+    """
+    return details["type"] == "too_short" and details["loc"] in faulty
 
 
 def _words(details: ErrorDetails) -> str:

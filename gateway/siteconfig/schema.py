@@ -120,7 +120,8 @@ def _default(value: Any) -> str:
 
 
 def _meaning(said: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    return str(said.get("description") or definitions[said["$ref"].rpartition("/")[2]]["description"])
+    text = said.get("description") or definitions[said["$ref"].rpartition("/")[2]]["description"]
+    return " ".join(text.split())
 
 
 def _kind(said: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

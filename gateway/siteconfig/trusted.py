@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,7 +81,8 @@ class Login(Strict):
     bin: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")] = "/usr/bin"
     """The directory of the scheduler's programs."""
     environment: dict[EnvironmentName, EnvironmentValue] = Field(default_factory=dict)
-    """What the scheduler's programs need: ``SGE_ROOT``, ``PBS_CONF_FILE``, ``SLURM_CONF``."""
+    """What the scheduler's programs need: ``SGE_ROOT``, ``PBS_CONF_FILE``, ``SLURM_CONF``, ``SLURM_CLUSTERS``
+    (one name)."""
     callback: bool = False
     """Whether jobs can reach the hub by HTTPS, where they may not publish through the scheduler."""
     dropins: AbsolutePath | None = Path("/etc/gateway/site.d")
@@ -95,6 +97,13 @@ class Login(Strict):
             raise ValueError(f"transport: local takes no {info.field_name}")
         if transport == "ssh" and not given:
             raise ValueError(f"transport: ssh needs {info.field_name}")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _one_cluster(cls, value: dict[str, str]) -> dict[str, str]:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value.get("SLURM_CLUSTERS", "one"), re.ASCII):
+            raise ValueError("SLURM_CLUSTERS is one cluster's name: write a site config for each cluster")
         return value
 
     @field_validator("jump")

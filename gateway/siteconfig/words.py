@@ -27,6 +27,8 @@ HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?"
 _NAME = rf"^{DIRECTIVE_WORD}$"
 _GPU_TYPE = rf"^(?:{DIRECTIVE_WORD})?$"
 _TYPED = r"^[^\x00-\x1f\x7f]{0,200}$"
+#: What may stand around a value: ASCII's blanks alone, here and in the browser.
+BLANKS = " \t\n\r\f\v"
 _WALLTIME = re.compile(r"(\d{1,5})\s*(m|min|h|d)|(?:(\d{1,3})-)?(\d{1,3}):(\d{2})(?::(\d{2}))?", re.ASCII)
 _MEMORY = re.compile(r"(\d{1,7})\s*([MGT])(?:i?B)?", re.ASCII)
 _PORT_RANGE = re.compile(r"(\d{4,5})-(\d{4,5})", re.ASCII)
@@ -43,7 +45,7 @@ def parse_walltime(text: object) -> int:
     Raises:
         ValueError: It is none of these.
     """
-    found = _WALLTIME.fullmatch(str(text).strip())
+    found = _WALLTIME.fullmatch(str(text).strip(BLANKS))
     if not found:
         raise ValueError("write a walltime as 30m, 4h, 2d, HH:MM:SS or D-HH:MM:SS")
     amount, unit, days, hours, minutes, seconds = found.groups()
@@ -65,7 +67,7 @@ def parse_memory(text: object) -> int:
     Raises:
         ValueError: It is not.
     """
-    found = _MEMORY.fullmatch(str(text).strip())
+    found = _MEMORY.fullmatch(str(text).strip(BLANKS))
     if not found or int(found[1]) < 1:
         raise ValueError("write memory as a whole number and a unit: 512M, 4G, 1T")
     return int(found[1]) * _MEGABYTES[found[2]]

@@ -10,7 +10,7 @@ from gateway.errors import BadRequest, Forbidden, GatewayError, NotFound
 from gateway.web.api import Api
 from gateway.web.attempts import FailedLogins
 
-_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
+_PORT = re.compile(rb"([1-9][0-9]{0,4})\n?")
 _PROOF = re.compile(r"Bearer ([0-9a-f]{64})", re.ASCII)
 
 
@@ -59,13 +59,13 @@ class Callback(Api):
         """Take the port: 204 if the gateway goes there, 409 if it does not now, 403 if it never does."""
         guard = cast("CallGuard", self.settings["call_guard"])
         guard.begin(self, server_id)
-        port = _PORT.fullmatch(self.request.body[:16].decode("ascii", "replace").rstrip("\r\n"))
+        port = _PORT.fullmatch(self.request.body)
         if port is None:
             raise BadRequest("not a port", "The body is not a port's number, so nothing was done.")
         shown = _PROOF.fullmatch(self.request.headers.get("Authorization", ""))
         if shown is None:
             raise Forbidden(f"a call for {server_id} without a proof")
-        await self.services.servers.published(server_id, shown[1], int(port[0]))
+        await self.services.servers.published(server_id, shown[1], int(port[1]))
         guard.was_good(self)
         self.set_status(204)
         await self.finish()

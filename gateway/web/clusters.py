@@ -16,11 +16,13 @@ class Clusters(Page):
         """Show it; the schedulers and login nodes are not asked."""
         self._check_admin()
         now, orphans = self.now(), self.services.orphans
+        views = [view for _, view in sorted(self.services.views.items())]
         self.render_page(
             "clusters.html",
-            views=[view for _, view in sorted(self.services.views.items())],
+            views=views,
             news=self.services.news,
             orphans=await orphans.all() if orphans else (),
+            not_looked=[view.config.title for view in views if view.discovery.hidden],
             cancelled_after=orphans.cancelled_after if orphans else None,
             ago=lambda then: ago(then, now),
             when=lambda then: clock_time(then, now),

@@ -10,7 +10,6 @@ from gateway import options
 from gateway.discovery import Discovery, Room
 from gateway.errors import Forbidden, GatewayError, InvalidChoice, NotFound
 from gateway.model import Choices
-from gateway.rendering import render
 from gateway.script import preview_facts
 from gateway.siteconfig import Partition, SiteConfig
 from gateway.urls import check_server_name
@@ -121,16 +120,16 @@ class Spawn(Home):
             return
         self.redirect(self.origins.hub_url(wait_path(server.name)), status=303)
 
-    def _forms(self) -> dict[str, options.Form]:
-        """Return the forms of the clusters on which this person may start something."""
-        found = {
-            name: options.form(site, self.user, self.services.discoveries().get(name))
+    def _usable(self) -> dict[str, SiteConfig]:
+        """Return the clusters on which this person may start something. What else they offer is not asked."""
+        return {
+            name: site
             for name, site in self.services.sites().items()
+            if options.offer(site, self.user).usable
         }
-        return {name: form for name, form in found.items() if form.offered.usable}
 
     def _site(self, wanted: str) -> SiteConfig:
-        sites, usable = self.services.sites(), self._forms()
+        sites, usable = self.services.sites(), self._usable()
         if not sites:
             raise NotFound(
                 "no site configs",
@@ -145,7 +144,7 @@ class Spawn(Home):
                 "No cluster here is open to your account, so nothing can be started.",
                 "Ask the gateway's administrators which group you have to be in.",
             )
-        return sites[wanted if wanted in usable else next(iter(usable))]
+        return usable.get(wanted) or next(iter(usable.values()))
 
     def _wrong(self, site: SiteConfig, typed: Typed, error: GatewayError) -> dict[str, str]:
         """Return every field that cannot stay as it is, with its sentence."""
@@ -172,7 +171,7 @@ class Spawn(Home):
             "spawn.html",
             name=name,
             site=site,
-            sites={each: self.services.sites()[each] for each in self._forms()},
+            sites=self._usable(),
             form=form,
             values=form.values({**typed, **filled}),
             wrong={field: faults[field] for field in shown if field in faults},
@@ -187,7 +186,7 @@ class Spawn(Home):
         prefix = self.services.callback_url if site.login.callback else ""
         callback = f"{prefix}{'a' * 10}" if prefix else ""
         facts = preview_facts(self.user.name, name, self.services.instance, site, callback)
-        script = await render(site, choices, facts)
+        script = await self.services.renderer.preview(self.user.name, site, choices, facts)
         self.render_page("script.html", name=name, site=site, script=script, typed=typed)
 
 

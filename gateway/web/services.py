@@ -11,6 +11,7 @@ from gateway.auth import Authenticator
 from gateway.discovery import Discovery
 from gateway.model import Choices, Server, User
 from gateway.origins import Origins
+from gateway.renderer import Renderer
 from gateway.siteconfig import SiteConfig
 from gateway.siteview import SiteView
 from gateway.store import Code, Session
@@ -142,7 +143,8 @@ class Services:
     ``session_lifetime`` is counted from the login; ``metrics`` gives a Prometheus exposition, or is None for
     none; ``contact`` is whom people ask; ``instance`` is which gateway this is, as in its jobs' names;
     ``callback_url`` is what the address that a job calls begins with, empty for none; ``views`` are the
-    living site configs, ``news`` tells when a cluster's scheduler last answered.
+    living site configs, ``news`` tells when a cluster's scheduler last answered; ``renderer`` writes the job
+    scripts that are shown.
     """
 
     authenticator: Authenticator
@@ -162,6 +164,7 @@ class Services:
     contact: str = ""
     instance: str = "a" * 6
     callback_url: str = ""
+    renderer: Renderer = field(default_factory=Renderer)
 
     def open_url(self, server: Server) -> str:
         """Return where a browser goes first to use a server: the page that its application names."""

@@ -4,8 +4,11 @@ const Rules = (() => {
   const MINUTES = {m: 1, min: 1, h: 60, d: 1440};
   const MEGABYTES = {M: 1, G: 1024, T: 1024 * 1024};
 
+  // ASCII's blanks alone, as in gateway/siteconfig/words.py.
+  const trimmed = (text) => text.replace(/^[ \t\n\r\f\v]+|[ \t\n\r\f\v]+$/g, "");
+
   function walltime(text) {
-    let found = /^([0-9]{1,5})\s*(min|m|h|d)$/.exec(text);
+    let found = /^([0-9]{1,5})[ \t\n\r\f\v]*(min|m|h|d)$/.exec(text);
     if (found) return Number(found[1]) * MINUTES[found[2]] || null;
     found = /^(?:([0-9]{1,3})-)?([0-9]{1,3}):([0-9]{2})(?::([0-9]{2}))?$/.exec(text);
     if (!found) return null;
@@ -14,15 +17,15 @@ const Rules = (() => {
   }
 
   function memory(text) {
-    const found = /^([0-9]{1,7})\s*([MGT])(?:i?B)?$/.exec(text);
+    const found = /^([0-9]{1,7})[ \t\n\r\f\v]*([MGT])(?:i?B)?$/.exec(text);
     return found ? Number(found[1]) * MEGABYTES[found[2]] || null : null;
   }
 
   function amount(measure, text) {
     switch (measure) {
       case "number": return /^-?[0-9]{1,9}$/.test(text) ? Number(text) : null;
-      case "walltime": return walltime(text.trim());
-      case "memory": return memory(text.trim());
+      case "walltime": return walltime(trimmed(text));
+      case "memory": return memory(trimmed(text));
       default: return null;
     }
   }
@@ -82,7 +85,7 @@ const Rules = (() => {
   }
 
   return {
-    amount, same, isTicked, bounds,
+    amount, same, isTicked, bounds, trimmed,
     broken: (rules, measures, values) =>
       rules.filter((rule) => counts(rule, measures, values) && breaks(rule, measures, values)),
   };

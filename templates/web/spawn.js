@@ -13,7 +13,7 @@ const standard = (field, partition) =>
 function read(field, partition) {
   const element = part(field);
   if (!element) return standard(field, partition);
-  return element.type === "checkbox" ? (element.checked ? "true" : "") : element.value.trim();
+  return element.type === "checkbox" ? (element.checked ? "true" : "") : Rules.trimmed(element.value);
 }
 
 function write(field, value) {

@@ -179,7 +179,7 @@ def test_a_directory_that_hangs_holds_nobody_up_who_does_not_need_it(hub: Lab, a
         ({"walltime": "soon"}, "Write a walltime as 30m, 4h, 2d, HH:MM:SS or D-HH:MM:SS."),
         ({"memory": "900G"}, "The most memory on debug is 2000 MB."),
         ({"cores": "0"}, "Write the number of cores as a whole number, at least 1."),
-        ({"gpus": "1"}, "debug has no GPUs."),
+        ({"gpus": "3"}, "The most GPUs on debug is 2."),
         ({"account": "proj3"}, "There is no account 'proj3'. There is: proj1, proj2."),
         ({"application": "rm"}, "There is no application 'rm'. There is: lab, lab-requeue."),
         ({"cluster": "other"}, "There is no cluster 'other'. There is: lab, labcert."),

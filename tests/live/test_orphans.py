@@ -114,9 +114,9 @@ def second(lab: Lab) -> Iterator[Second]:
 
 
 def jobs(lab: Lab) -> set[str]:
-    """Return the names of the jobs that run, or wait to."""
+    """Return the names of the gateways' jobs that run, or wait to."""
     words = ["squeue", "-h", "-t", "PENDING,RUNNING", "-o", "%j"]
-    return set(lab.login.run(words, check=True).stdout.split())
+    return {name for name in lab.login.run(words, check=True).stdout.split() if name.startswith("gw-")}
 
 
 def restore(lab: Lab, kept: Path) -> None:

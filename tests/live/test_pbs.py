@@ -11,8 +11,10 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.nodes import wait_until
-from tests.lab.pbs import PREFIX, PbsCluster
+from tests.lab.pbs import PREFIX, SITE_CONFIG, PbsCluster
+from tests.live.calls import Admin
 from tests.live.client import Person
+from tests.live.lies import MUTE, check_no_lie_is_believed, install_mute
 
 CHOICES: dict[str, Any] = {"cluster": "labpbs", "partition": "workq"}
 
@@ -22,6 +24,8 @@ def pbs(lab: Lab) -> Iterator[PbsCluster]:
     """The cluster, known to the gateway; afterwards neither runs."""
     cluster = lab.pbs
     cluster.start()
+    install_mute(lab)
+    cluster.write_site_config(SITE_CONFIG + MUTE)
     lab.stop_gateway()
     lab.start_gateway()
     yield cluster
@@ -60,6 +64,18 @@ def test_from_the_form_to_a_kernel_on_the_node_and_back(pbs: PbsCluster, alice: 
     ended = pbs.run("qstat", "-x", "-f", "-F", "dsv", state["job_id"])
     assert "|job_state=F|" in ended
     assert "|substate=91|" in ended
+
+
+def test_no_lie_in_a_jobs_name_is_believed(lab: Lab, pbs: PbsCluster) -> None:
+    def publish(row: dict[str, Any], run: str, restarts: str, host: str, port: str) -> None:
+        own = next(name.partition(".")[0] for names in jobs(pbs).values() for name in names)
+        name = f"{own}.{run}.{restarts}.{port}.{host}"
+        words = [f"{PREFIX}/bin/qalter", "-N", name, row["job_id"]]
+        pbs.login.run(words, user="alice", check=True)
+        assert name in jobs(pbs)["R"]
+
+    check_no_lie_is_believed(Admin(lab), publish, **CHOICES)
+    assert jobs(pbs) == {}
 
 
 def test_no_server_is_lost_while_pbs_is_down_hung_or_forgets_the_past(
@@ -106,11 +122,13 @@ def test_a_job_whose_qsub_was_killed_is_found_and_not_started_twice(pbs: PbsClus
     assert [len(names) for names in jobs(pbs).values()] == [1]
 
 
-def test_a_job_that_can_never_run_is_said_to_be_and_ended(pbs: PbsCluster, alice: Person) -> None:
+def test_of_a_job_that_can_never_run_it_is_said_at_once(pbs: PbsCluster, alice: Person) -> None:
+    """Its owner ends it: by itself the gateway believes only after a minute that it can never start."""
     pbs.control(nodes={"pbsn1": {"ncpus": "1", "mem": "4194304kb"}})
     try:
         assert alice.spawn("large", **CHOICES, cores="4").status == 303
-        alice.wait_for("ended", "large")
+        wait_until(lambda: "can ever run" in alice.state("large")["message"], "it is said", 30, 0.2)
+        alice.stop("large")
     finally:
         pbs.control(nodes={"pbsn1": {"ncpus": "4", "mem": "4194304kb", "ngpus": "2"}})
     assert jobs(pbs) == {}

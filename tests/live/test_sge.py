@@ -13,8 +13,10 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.nodes import wait_until
-from tests.lab.sge import SgeCluster
+from tests.lab.sge import SITE_CONFIG, SgeCluster
+from tests.live.calls import Admin
 from tests.live.client import Person
+from tests.live.lies import MUTE, check_no_lie_is_believed, install_mute
 
 CHOICES: dict[str, Any] = {"cluster": "labsge", "partition": "short.q", "walltime": "5m", "memory": "400M"}
 
@@ -24,6 +26,8 @@ def sge(lab: Lab) -> Iterator[SgeCluster]:
     """The cluster, known to the gateway; afterwards neither runs."""
     cluster = lab.sge
     cluster.start()
+    install_mute(lab)
+    cluster.write_site_config(SITE_CONFIG + MUTE)
     lab.stop_gateway()
     lab.start_gateway()
     try:
@@ -94,6 +98,15 @@ def test_from_the_form_to_a_kernel_on_the_node_and_back(sge: SgeCluster, alice: 
     wait_until(lambda: not sge.node.processes("alice"), "nothing of it runs on the node")
 
 
+def test_no_lie_in_a_jobs_context_is_believed(lab: Lab, sge: SgeCluster) -> None:
+    def publish(row: dict[str, Any], run: str, restarts: str, host: str, port: str) -> None:
+        words = ["qalter", "-ac", f"gw=gw1:{run}:{restarts}:{host}:{port}", row["job_id"]]
+        sge.login.run(words, user="alice", check=True)
+
+    check_no_lie_is_believed(Admin(lab), publish, **CHOICES)
+    assert jobs(sge) == []
+
+
 def test_what_can_never_run_is_refused_with_the_schedulers_reason(sge: SgeCluster, alice: Person) -> None:
     sge.login.run(["qconf", "-mattr", "queue", "h_rt", "0:1:0", "short.q"], check=True)
     try:
@@ -107,11 +120,15 @@ def test_what_can_never_run_is_refused_with_the_schedulers_reason(sge: SgeCluste
 
 
 def test_a_job_in_error_is_shown_with_its_reason_and_deleted(sge: SgeCluster, alice: Person) -> None:
+    """By its owner: by itself the gateway believes only after a minute that it can never start."""
+
+    def shown_why() -> bool:
+        return "The compute node does not see your job" in alice.open(f"{alice.hub}/hub/home").text
+
     with hidden_home(sge, "alice"):
         assert alice.spawn("error", **CHOICES).status == 303
-        alice.wait_for("ended", "error")
-    page = alice.open(f"{alice.hub}/hub/home").text
-    assert "The compute node does not see your job" in page
+        wait_until(shown_why, "the reason is shown", 30, 0.2)
+        alice.stop("error")
     assert jobs(sge) == []
 
 

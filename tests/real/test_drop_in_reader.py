@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dropins import LARGEST, MOST, Reading, command, read
+from gateway.dropins import LARGEST, MOST, TOGETHER, Reading, command, read
 from gateway.model import Completed
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can make files that are root's alone")
@@ -166,6 +166,13 @@ def test_what_others_than_root_could_have_made_is_refused(
 
 
 def test_the_largest_set_is_read_whole(site_d: Path, look: Callable[[Path], Reading]) -> None:
+    size = TOGETHER // MOST
     for number in range(MOST):
-        put(site_d, f"{number}.yaml", "#" * LARGEST)
-    assert [file.size for file in look(site_d).files] == [LARGEST] * MOST
+        put(site_d, f"{number:02}.yaml", "#" * size)
+    assert [file.size for file in look(site_d).files] == [size] * MOST
+    last = put(site_d, f"{MOST - 1}.yaml", "#" * (size + 1))
+    reading = look(site_d)
+    assert len(reading.files) == MOST - 1
+    assert reading.refused == (
+        f"{last}: makes 262145 bytes with the files before it, more than 256 kB: make them smaller",
+    )

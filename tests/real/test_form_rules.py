@@ -21,6 +21,8 @@ _ALL = "sets => sets.map(s => Rules.broken(s.rules, s.measures, s.values).map(r 
 _TYPED = [
     *("", "0", "1", "2", "-3", "007", "1.5", "1e3", "4h", "240m", "90 min", "1-00:00", "24:00:00", "0:00:01"),
     *("512M", "1G", "2GiB", "1T", "0G", "99999999", "true", "no", "gpu", "short", "constructor", "x" * 200),
+    *("4\xa0h", "4h\xa0", "\u20284h", "4h\ufeff", "4h\x1c", "4\u2003h", " 4h\t", "4\v h"),
+    *("\uff14h", "\uff12", "\uff11G", "1\xa0G"),
 ]
 
 

@@ -207,6 +207,9 @@ def test_a_submit_while_another_is_under_way_is_not_run(account: Account) -> Non
             os.chown(path, UID, UID)
     assert account.submit().status == LauncherStatus.BUSY
     assert not account.calls
+    then = time.time() - 4 * 60  # a trial and a submit of 100 s each may still be under way
+    os.utime(account.state / "submitting", (then, then))
+    assert account.submit(limit="100").status == LauncherStatus.BUSY
     os.utime(account.state / "submitting", (0, 0))  # left behind by a host that went down
     assert read_exited(account.submit()) == Completed(0, "4711", "")
 
@@ -378,6 +381,7 @@ def test_through_sudo_no_program_runs_that_others_could_have_put_there(account: 
         (0, 54399, 0o775, LauncherStatus.REFUSED),
         (1, 1, 0o755, LauncherStatus.DONE),
         (54399, 0, 0o755, LauncherStatus.REFUSED),
+        (65534, 0, 0o755, LauncherStatus.REFUSED),  # anybody's, on a file system exported with all_squash
     ],
 )
 @pytest.mark.parametrize("what", ["bin", "bin/sbatch"])
@@ -390,6 +394,31 @@ def test_through_sudo_the_service_account_can_have_put_no_program_there(
     done = account.launch("run", ID, stdin=text, SUDO_USER="bin", SUDO_UID="2")
     assert done.status == status, done.stderr
     assert bool(account.calls) == (status is LauncherStatus.DONE)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs other accounts")
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("slurm", LauncherStatus.DONE),
+        ("openldap", LauncherStatus.REFUSED),
+        ("nobody", LauncherStatus.REFUSED),
+        ("nfsnobody", LauncherStatus.REFUSED),
+    ],
+)
+def test_above_1000_programs_belong_to_a_schedulers_account_alone(
+    account: Account, name: str, status: LauncherStatus
+) -> None:
+    """Not to whoever must not be acted for: "nobody" may be the service account, seen by a file server."""
+    program = account.root / "bin" / "sbatch"
+    os.chown(program, 54398, 0)
+    launcher = account.root / "gateway-launcher"
+    real = "$(stat -L -c '%u %U %A %g' \"$place\")"
+    assert real in launcher_text()
+    launcher.write_text(launcher_text().replace(real, real.replace("%U", name).replace("'", '"')))
+    text = sections([("bin", str(account.root / "bin").encode()), ("limit", b"20"), ("word", b"sbatch")])
+    done = account.launch("run", ID, stdin=text, SUDO_USER="bin", SUDO_UID="2")
+    assert done.status == status, done.stderr
 
 
 # --- a trial, several commands, and their environment ---------------------------------------------
@@ -520,6 +549,26 @@ def test_nobody_but_the_system_says_it_and_nothing_else_is_said(
     assert (done.status, done.stdout) == (LauncherStatus.REFUSED, "")
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs other accounts")
+def test_what_the_login_node_says_and_a_user_cannot_read_is_not_passed_over(
+    account: Account, place: Path
+) -> None:
+    stdin = run_of(account, ("scancel",))
+    place.chmod(0o600)
+    done = account.launch("run", ID, stdin=stdin)
+    assert (done.status, done.stdout) == (LauncherStatus.REFUSED, "")
+    assert f"chmod a+r {place}" in done.stderr
+    closed = account.root / "closed"
+    closed.mkdir(mode=0o700)
+    launcher = account.root / "gateway-launcher"
+    launcher.write_text(launcher.read_text().replace(f"={place}", f"={closed}/environment"))
+    done = account.launch("run", ID, stdin=stdin)
+    assert (done.status, done.stdout) == (LauncherStatus.REFUSED, "")
+    assert f"chmod a+rx {closed}" in done.stderr
+    closed.chmod(0o755)
+    assert account.launch("run", ID, stdin=stdin).status == LauncherStatus.DONE
+
+
 def test_the_service_account_says_it_only_where_it_acts_for_itself(account: Account) -> None:
     scheduler(account, "scancel", 'echo "$SLURM_CONF"')
     stdin = sections([("env", b"SLURM_CONF=/a b")]).removesuffix(b"gw1 end 0\n") + run_of(
@@ -532,6 +581,22 @@ def test_the_service_account_says_it_only_where_it_acts_for_itself(account: Acco
         assert (refused.status, refused.stdout) == (LauncherStatus.REFUSED, "")
     other = stdin.replace(b"gw1 env 15\nSLURM_CONF=/a b", b"gw1 env 14\nLD_PRELOAD=/a b")
     assert account.launch("run", ID, stdin=other).status == LauncherStatus.REFUSED
+
+
+def test_everybody_says_which_of_slurms_clusters_and_of_that_only_the_name(account: Account) -> None:
+    scheduler(account, "scancel", 'echo "$SLURM_CLUSTERS"')
+
+    def said(value: bytes, **environment: str) -> Completed:
+        text = sections([("env", value)]).removesuffix(b"gw1 end 0\n") + run_of(account, ("scancel",))
+        return account.launch("run", ID, stdin=text, **environment)
+
+    for environment in ({}, {"GATEWAY_BY_SSH": "yes"}):
+        if environment and os.getuid() != 0:
+            continue  # else the programs are not the system's
+        done = said(b"SLURM_CLUSTERS=big_2", **environment)
+        assert read_marked(done, "0123456789abcdef", 1) == (Completed(0, "big_2\n", ""),)
+    for value in (b"SLURM_CLUSTERS=", b"SLURM_CLUSTERS=-x", b"SLURM_CLUSTERS=a,b", b"SLURM_CLUSTERS=/tmp/x"):
+        assert said(value, GATEWAY_BY_SSH="yes").status == LauncherStatus.REFUSED, value
 
 
 def test_a_scheduler_of_another_package_has_programs_of_its_own(account: Account) -> None:

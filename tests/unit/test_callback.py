@@ -68,7 +68,24 @@ async def test_a_port_and_a_proof_are_passed_on(browser: Browser, servers: Serve
 
 @pytest.mark.parametrize(
     "body",
-    ["", "0", "020001", "-1", "1e4", "20001 ", "200011", "cn1:20001", "２０００１", "[1]", "1" * 60_000],
+    [
+        "",
+        "0",
+        "020001",
+        "-1",
+        "1e4",
+        "20001 ",
+        "200011",
+        "cn1:20001",
+        "２０００１",
+        "[1]",
+        "1" * 60_000,
+        "20001\n\n",
+        "20001\r\n",
+        "\n20001",
+        "20001" + "\n" * 20,
+        "20001\n" + " " * 20 + "x",
+    ],
 )
 async def test_nothing_but_a_port_is_looked_at(browser: Browser, servers: Servers, body: str) -> None:
     assert await call(browser, body) == 400

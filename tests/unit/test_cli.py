@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
+import shutil
 import sqlite3
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
-from gateway import __version__
+from gateway import __version__, rendering
 from gateway.cli import main
-from gateway.errors import ConfigError
-from gateway.model import User
+from gateway.discovery import Discovery, Room
+from gateway.errors import ConfigError, InvalidChoice
+from gateway.model import Choices, User
+from gateway.options import check, from_strings
 from gateway.parts import user_nodes
 from gateway.pki import Authority
+from gateway.script import preview_facts
 from gateway.siteconfig import parse_site_config
-from gateway.sites import check_together
-from gateway.store import Database, SessionStore
+from gateway.sitemerge import complete, merge
+from gateway.sites import check_together, read_source
+from gateway.store import Database, SessionStore, SiteViewStore
 
 SITE = """\
 version: 1
@@ -326,6 +333,80 @@ def test_what_cannot_be_submitted_is_not_rendered(
     console: Console, words: tuple[str, ...], sentence: str
 ) -> None:
     assert console.fault("render", *words, "-f", str(console.config)) == sentence
+
+
+class Remembered:
+    """A hub's memory: what the scheduler said, and that alice has logged in."""
+
+    def __init__(self, console: Console, empty: Path) -> None:
+        console.state.mkdir(mode=0o700)
+        shutil.copy(empty, console.state / "gateway.sqlite")
+        path = console.directory / "sites/cascade.yaml"
+        closed = "partitions: [{name: long, max_walltime: 1d, groups: [staff]}]\n"
+        path.write_text(SITE + "qos: [gold]\n")
+        self.drop_in = ("version: 1\n" + closed, "login1:/etc/gateway/site.d/1.yaml")
+        rooms = (Room("short", max_cores=4),)
+        self.discovery = Discovery(rooms, accounts={"alice": ("p1",)}, qos={"alice": ("gold",), "bob": ()})
+        self.alice = User("alice", groups=frozenset({"guests"}))
+        self.site = complete(merge(read_source(path), [self.drop_in]), self.discovery)
+        asyncio.run(self._keep(f"sqlite+aiosqlite:///{console.state}/gateway.sqlite"))
+
+    async def _keep(self, url: str) -> None:
+        async with Database(url) as database:
+            said = TypeAdapter(Discovery).dump_python(self.discovery, mode="json")
+            value = {"drop_ins": [list(self.drop_in)], "discovery": said}
+            await SiteViewStore(database).save("cascade", value)
+            await SessionStore(database).login(self.alice, "hash", datetime.now(UTC) + timedelta(hours=1))
+
+    def chosen(self, words: list[str]) -> Choices | str:
+        """Return what the form makes of alice's words: choices, or why not."""
+        sites, discoveries = {"cascade": self.site}, {"cascade": self.discovery}
+        try:
+            return check(sites, from_strings("cascade", words), self.alice, discoveries)
+        except InvalidChoice as error:
+            return error.public
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["qos=gold", "cores=4"],
+        ["account=p1"],
+        ["account=p2"],
+        ["partition=long"],
+        ["cores=5"],
+        ["qos=lead"],
+        ["constraint=ssd"],
+    ],
+    ids=",".join,
+)
+def test_what_a_hub_knows_of_is_checked_as_the_form_checks_it(
+    console: Console, empty_database: Path, words: list[str]
+) -> None:
+    known = Remembered(console, empty_database)
+    options = [text for word in words for text in ("-o", word)]
+    said = ("render", "cascade", "--user", "alice", *options, "-f", str(console.config))
+    choices = known.chosen(words)
+    if isinstance(choices, str):
+        assert console.fault(*said) == choices
+        return
+    script = console.output(*said)
+    facts = re.search(r"--job-name=gw-([a-z2-7]{6})", script)
+    assert facts
+    form = preview_facts("alice", "", facts[1], known.site, "")
+    assert script == asyncio.run(rendering.render(known.site, choices, form))
+
+
+def test_of_somebody_who_has_never_logged_in_no_group_is_asked_for(
+    console: Console, empty_database: Path
+) -> None:
+    Remembered(console, empty_database)
+    words = ("--user", "bob", "-f", str(console.config))
+    status, script, said = console.run("render", "cascade", "-o", "partition=long", *words)
+    assert (status, "--partition=long\n" in script) == (0, True)
+    assert "bob has never logged in" in said
+    status, _, said = console.run("render", "cascade", "-o", "qos=gold", *words)
+    assert (status, "qos" in said) == (1, True), "what the scheduler has for bob is known"
 
 
 def test_a_server_that_may_not_be_called_so_is_not_rendered(console: Console) -> None:

@@ -95,9 +95,15 @@ def test_a_running_job_moves_on_from_the_queue() -> None:
     assert (decision.act, decision.event, decision.changes["host"]) == (Act.MOVE, Event.STARTED, "cn1")
 
 
-def test_a_job_that_can_never_start_is_given_up_with_the_reason() -> None:
+def test_a_job_that_can_never_start_says_why_at_once_and_is_given_up_after_a_minute() -> None:
     job = replace(JOB, state=JobState.CANNOT_START, host=None, reason="PartitionTimeLimit")
-    decision = decided(SERVER, Sighting(job, why="It asks for more time than the partition allows."))
+    why = "It asks for more time than the partition allows."
+    for repeated, lasting in ((1, 0.0), (1, 999.0), (20, 59.0)):
+        early = decided(SERVER, Sighting(job, repeated, lasting, why))
+        assert early == Decision(Act.WAIT, changes={"message": why, "native_reason": job.reason})
+        put_back = decided(at(Phase.READY), Sighting(job, repeated, lasting, why))
+        assert (put_back.act, put_back.event) == (Act.MOVE, Event.REQUEUED)
+    decision = decided(SERVER, Sighting(job, 2, 60.0, why))
     assert (decision.act, decision.event) == (Act.MOVE, Event.STOP)
     assert decision.changes["reason"] is EndReason.REFUSED
     assert "more time" in decision.changes["message"]
@@ -277,3 +283,98 @@ def test_the_endpoint_file_is_believed_as_far_as_a_comment_is() -> None:
     for text in ("", token(restarts=1), token(host="cn2"), token(run="f" * 16), "20001"):
         assert where_it_says(starting, text, PORTS) is None
     assert where_it_says(replace(starting, wanted=False), token(), PORTS) is None
+
+
+# --- what is written down, whole ----------------------------------------------------------------------------
+
+
+def test_a_start_writes_where_and_forgets_why_it_waited() -> None:
+    ends = NOW + timedelta(minutes=5)
+    waited = replace(SERVER, native_reason="Priority", starts=NOW)
+    decision = decided(waited, Sighting(replace(JOB, restarts=2, ends=ends)))
+    assert decision.changes == {
+        "host": "cn1",
+        "restarts": 2,
+        "message": "Starting on cn1.",
+        "starts": None,
+        "ends": ends,
+        "native_reason": "",
+    }
+
+
+def test_a_requeue_forgets_where_it_ran_and_gets_a_way_of_its_own() -> None:
+    known = replace(at(Phase.READY), host="cn1", port=20001, generation=3, ends=NOW)
+    queued = replace(JOB, state=JobState.QUEUED, host=None, restarts=1)
+    assert decided(known, Sighting(queued, why="A node was lost.")) == Decision(
+        Act.MOVE,
+        Event.REQUEUED,
+        {
+            "restarts": 1,
+            "host": None,
+            "port": None,
+            "ends": None,
+            "generation": 4,
+            "message": "A node was lost.",
+        },
+    )
+
+
+def test_a_job_that_can_never_start_keeps_the_schedulers_word_for_it() -> None:
+    job = replace(JOB, state=JobState.CANNOT_START, host=None, reason="PartitionTimeLimit")
+    assert decided(SERVER, Sighting(job, why="Never.", repeated=2, lasting=60.0)).changes == {
+        "reason": EndReason.REFUSED,
+        "message": "Never.",
+        "native_reason": "PartitionTimeLimit",
+    }
+
+
+def test_the_end_of_the_walltime_is_learnt_before_the_application_listens_and_after() -> None:
+    ends = NOW + timedelta(minutes=5)
+    job = replace(JOB, ends=ends)
+    assert decided(at(Phase.STARTING), Sighting(job)) == Decision(Act.WAIT, changes={"ends": ends})
+    ready = replace(at(Phase.READY), host="cn1", port=20001)
+    assert decided(ready, Sighting(job)) == Decision(Act.REACH, changes={"ends": ends})
+
+
+def test_patience_is_over_after_its_last_second_and_the_message_says_how_long_it_was() -> None:
+    starting = at(Phase.STARTING)
+    assert decided(starting, Sighting(JOB), age=START_PATIENCE).act is Act.WAIT
+    decision = decided(starting, Sighting(JOB), age=START_PATIENCE + 0.1)
+    assert (decision.act, set(decision.changes)) == (Act.MOVE, {"reason", "message"})
+    assert f"after {START_PATIENCE // 60:.0f} minutes" in decision.changes["message"]
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_the_first_and_the_last_port_of_the_range_are_in_it(port: int) -> None:
+    starting = replace(at(Phase.STARTING), host="cn1")
+    assert where_it_calls_from(starting, port, PORTS) == {"host": "cn1", "port": port}
+    assert where_it_says(starting, token(port=port), PORTS) == {"host": "cn1", "port": port}
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (128, "exit status 128"),
+        (129, "signal 1"),
+        (159, "signal 31"),
+        (160, "exit status 160"),
+    ],
+)
+def test_an_exit_status_between_128_and_160_is_a_signal(status: int, says: str) -> None:
+    _, text = how_it_ended(SERVER, None, Exit(status, ExitWord.FAILED, restarts=0), "")
+    assert says in text
+    assert "application" in text
+
+
+def test_a_job_that_failed_took_the_application_with_it_and_an_application_its_job() -> None:
+    _, job = how_it_ended(SERVER, JobEnd(JobState.FAILED, signal=11), None, "")
+    assert "job was ended by signal 11, and the application with it" in job
+    _, application = how_it_ended(SERVER, None, Exit(3, ExitWord.FAILED, restarts=0), "")
+    assert "application failed with exit status 3, so its job has ended" in application
+
+
+def test_the_log_of_what_was_given_up_stands_below_the_message() -> None:
+    given_up = replace(SERVER, reason=EndReason.FAILED, message="It was not ready.")
+    _, text = how_it_ended(given_up, None, None, "Traceback: no such module")
+    assert text.startswith("It was not ready.\n")
+    assert "Traceback: no such module" in text

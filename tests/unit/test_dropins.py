@@ -11,7 +11,7 @@ import pytest
 from gateway import dropins
 from gateway.dropins import Reading, read, read_drop_ins
 from gateway.errors import LoginNodeUnreachable
-from gateway.model import Completed
+from gateway.model import Command, Completed
 from gateway.ssh.runner import Replay
 
 
@@ -51,8 +51,18 @@ def test_a_good_answer_without_files_says_that_there_are_none() -> None:
         answer("gw1 file YQ==. YQ==. x YQ==."),
         answer("gw1 refused surprise YQ==. YQ==. ."),
         answer(file_line("/d/a.yaml", b"x") + "\ngw1 end\n\x00"),
+        answer(file_line("/d/a.yaml", b"#" * (dropins.LARGEST + 3))),
+        answer(*[file_line(f"/d/{n}.yaml", b"#" * dropins.LARGEST) for n in range(5)]),
+        answer(*[file_line(f"/d/{n}.yaml", b"#") for n in range(dropins.MOST + 1)]),
+        answer(*[f"gw1 refused kind {field(f'/d/{n}')} {field('/d')} ." for n in range(dropins.MOST + 1)]),
+        answer(f"gw1 refused kind {field('/d' * 3000)} {field('/d')} ."),
+        answer(f"gw1 refused mode {field('/d')} {field('/d')} {field('-rwxrwxrwx' * 100)}"),
+        answer(file_line("/d" * 3000, b"#")),
     ],
-    ids=["cut", "cut-short", "time", "empty", "word", "field", "size", "reason", "noise"],
+    ids=[
+        *("cut", "cut-short", "time", "empty", "word", "field", "size", "reason", "noise"),
+        *("large", "together", "many", "many-refused", "long-refused", "long-detail", "long-name"),
+    ],
 )
 def test_an_answer_that_is_not_whole_says_nothing(completed: Completed) -> None:
     with pytest.raises(LoginNodeUnreachable):
@@ -81,11 +91,34 @@ def test_login_nodes_agree_if_files_and_refusals_do() -> None:
     assert not Reading("a").same_as(Reading("a", (), ("a fault",)))
 
 
+class Limited(Replay):
+    """Notes how much each answer may be."""
+
+    def __init__(self, answers: list[Completed]) -> None:
+        super().__init__(answers)
+        self.outputs: list[int | None] = []
+
+    async def run(
+        self, command: Command, *, stdin: bytes = b"", timeout: float, output: int | None = None
+    ) -> Completed:
+        self.outputs.append(output)
+        return await super().run(command, stdin=stdin, timeout=timeout)
+
+
 async def test_one_command_reads_a_login_node() -> None:
-    runner = Replay([answer()])
+    runner = Limited([answer()])
     await read_drop_ins(runner, Path("/etc/gateway/site.d"))
     (call,) = runner.calls
     assert call.command.words[-1] == "/etc/gateway/site.d"
+    assert runner.outputs == [dropins._OUTPUT], "whoever is root there decides what comes, but not how much"
+
+
+def test_the_largest_answer_is_let_through() -> None:
+    path = "/" + "d" * 4095
+    size = dropins.TOGETHER // dropins.MOST
+    largest = answer(*[file_line(path, b"#" * size) for _ in range(dropins.MOST)])
+    assert len(read(largest).files) == dropins.MOST
+    assert len(largest.stdout) < dropins._OUTPUT
 
 
 def test_the_program_is_one_word_that_ssh_can_carry() -> None:

@@ -55,6 +55,12 @@ def test_an_unreachable_server_keeps_its_route() -> None:
     assert Phase.UNREACHABLE in ROUTED
 
 
+def test_there_is_a_job_from_its_id_to_its_end_and_a_route_from_the_first_answer_on() -> None:
+    after_accepted = reachable(after(Phase.SUBMITTING, Event.ACCEPTED)) - {Phase.ENDED}
+    assert after_accepted == WITH_JOB
+    assert {after(Phase.STARTING, Event.ANSWERED), after(Phase.READY, Event.SILENT)} == ROUTED
+
+
 def test_the_documents_diagram_is_the_tables() -> None:
     text = (Path(__file__).parents[2] / "docs" / "architecture.rst").read_text()
     rows = re.findall(r"^    (\w+) +([\w-]+) +(\w+)$", text, re.MULTILINE)

@@ -24,7 +24,7 @@ from gateway.options import (
     typed,
 )
 from gateway.rules import Measure, Rule, broken
-from gateway.siteconfig import AddedField, Form, Partition, SiteConfig, parse_site_config
+from gateway.siteconfig import AddedField, Form, Partition, Script, SiteConfig, parse_site_config
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -481,3 +481,71 @@ def test_a_whole_node_is_offered_where_the_scheduler_can_give_one() -> None:
     assert "exclusive" in shown
     assert shown["constraint"] == ["", "ssd"]
     assert chosen("exclusive=true", cluster="bare", sites={"bare": sge}, user=None).exclusive
+    named = sge.model_copy(update={"script": Script(resources={"exclusive": "ssd"})})
+    shown = {f.name: [o.value for o in f.choices] for f in fields(named, ALICE, made)}
+    assert "exclusive" in shown
+    assert shown["constraint"] == ["", "exclusive"]
+
+
+# --- what the site fixes or names, whatever the scheduler says ---
+
+
+def with_site(cluster: str = "bare", *, scheduler: str = "slurm", **update: Any) -> dict[str, SiteConfig]:
+    return {cluster: SITES[cluster].model_copy(update={"scheduler": scheduler, **update})}
+
+
+@pytest.mark.parametrize("discovery", [Discovery(), FOUND], ids=["nothing-found", "others-found"])
+@pytest.mark.parametrize("name", ["account", "qos", "reservation", "constraint"])
+def test_what_a_site_fixes_counts_and_is_shown_whatever_the_scheduler_has(
+    name: str, discovery: Discovery
+) -> None:
+    rules = ({"field": name, "when": {"cores": ["2"]}, "one_of": ["x"], "message": "Not two."},)
+    site = with_site(form=Form.model_validate({"fix": {name: "ours"}, "rules": rules}))
+    choices = chosen(cluster="bare", sites=site, discovery=discovery, user=User("zoe"))
+    assert getattr(choices, name) == "ours"
+    assert chosen(*from_typed(choices), cluster="bare", sites=site, user=User("zoe")) == choices
+    (shown,) = (f for f in fields(site["bare"], User("zoe"), discovery) if f.name == name)
+    assert (shown.kind, shown.default) == (Kind.FIXED, "ours")
+    assert refused(f"{name}=theirs", cluster="bare", sites=site, discovery=discovery)[0] == name
+    assert refused("cores=2", cluster="bare", sites=site) == (name, "Not two."), "rules about it count"
+
+
+def from_typed(choices: Choices) -> list[str]:
+    return [f"{name}={text}" for name, text in typed(choices).items() if name != "cluster"]
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs", "sge"])
+def test_a_whole_node_that_a_site_fixes_counts_on_every_scheduler(scheduler: str) -> None:
+    site = with_site(scheduler=scheduler, form=Form(fix={"exclusive": "true"}))
+    assert chosen(cluster="bare", sites=site).exclusive
+    (shown,) = (f for f in fields(site["bare"], ALICE, Discovery()) if f.name == "exclusive")
+    assert shown.kind is Kind.FIXED
+
+
+def test_a_fixed_reservation_keeps_to_its_partitions_and_a_fixed_nothing_is_no_field() -> None:
+    site = with_site("lab", form=Form(fix={"reservation": "class", "account": ""}))
+    choices = chosen("partition=short", sites=site, discovery=FOUND)
+    assert (choices.reservation, choices.account) == ("class", None)
+    assert refused("partition=debug", sites=site, discovery=FOUND)[0] == "partition"
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs", "sge", "local"])
+def test_what_a_site_names_is_offered_where_the_scheduler_does_not_tell(scheduler: str) -> None:
+    named: dict[str, Any] = {
+        "qos": ("gold",),
+        "reservations": ("R12", "13"),
+        "constraints": ("ssd", "exclusive"),
+    }
+    site = with_site(scheduler=scheduler, **named)
+    choices = chosen("qos=gold", "reservation=13", "constraint=ssd", cluster="bare", sites=site)
+    assert (choices.qos, choices.reservation, choices.constraint) == ("gold", "13", "ssd")
+    assert chosen(cluster="bare", sites=site).qos is None
+    offered = {f.name: [o.value for o in f.choices] for f in fields(site["bare"], ALICE)}
+    assert offered["constraint"] == ["", "ssd", "exclusive"]
+
+
+def test_of_what_a_site_names_nobody_gets_what_the_scheduler_keeps_from_them() -> None:
+    site = with_site(qos=("high", "low"), reservations=("class", "theirs", "later"), constraints=("amd",))
+    offered = {f.name: [o.value for o in f.choices] for f in fields(site["bare"], ALICE, FOUND)}
+    assert (offered["qos"], offered["constraint"]) == (["", "high"], ["", "amd"])
+    assert offered["reservation"] == ["", "class", "later"]

@@ -131,6 +131,20 @@ async def test_a_job_may_linger_after_its_server_has_ended_but_not_for_long(
     assert await world.known() == ["8"]
 
 
+async def test_what_one_person_forges_pushes_out_neither_known_ones_nor_others(world: World) -> None:
+    def orphan(number: int, owner: str) -> JobStatus:
+        name = job_name(INSTANCE, "".join("abcdefghij"[int(digit)] for digit in f"{number:010}"))
+        return replace(UNKNOWN, job_id=JobId(str(number)), name=name, user=owner)
+
+    forged = [orphan(number, "mallory") for number in range(100, 800)]
+    mallorys, alices, bobs = orphan(900, "mallory"), orphan(901, "alice"), orphan(902, "bob")
+    await world.look(mallorys, alices)
+    orphans = await world.look(*forged, mallorys, alices, bobs)
+    owners = [orphan.owner for orphan in await orphans.all()]
+    assert (owners.count("mallory"), owners.count("alice"), owners.count("bob")) == (50, 1, 1)
+    assert {"900", "901", "902"} <= set(await world.known())
+
+
 async def test_one_that_is_gone_or_another_job_by_now_is_not_cancelled(world: World) -> None:
     await world.look(UNKNOWN)
     view = {"lab": Discovery(ours=(UNKNOWN,), at=datetime.now(UTC))}

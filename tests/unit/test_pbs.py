@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from gateway.discovery import Room
 from gateway.errors import (
     CancelRefused,
     EndedNotListed,
@@ -37,7 +39,8 @@ _BLOCK = re.compile(
 
 def recorded(name: str, command: str) -> Completed:
     """Return what a command did in a recording."""
-    for words, status, out, stdout, err, stderr in _BLOCK.findall((RECORDINGS / name).read_text()):
+    found = _BLOCK.findall((RECORDINGS / name).read_text())
+    for words, status, out, stdout, err, stderr in sorted(found, key=lambda block: block[0] != command):
         if words.startswith(command):
             return Completed(int(status), stdout[: int(out)], stderr[: int(err)])
     raise LookupError(command)
@@ -108,6 +111,13 @@ class TestContract(SchedulerContract):
     refused = (recorded("03_qsub_errors.txt", "qsub -q nosuchq"), "Unknown queue")
     not_cancelled = Completed(159, "", "qdel: Unauthorized Request  49.pbshead\n")
     not_there = Completed(153, "", "qdel: Unknown Job Id 99999.pbshead\n")
+    chosen_directives: ClassVar[Mapping[str, Sequence[str]]] = {
+        "partition": ("#PBS -q other", "#PBS -qother"),
+        "walltime": ("#PBS -l walltime=9:00:00", "#PBS -lscratch=1gb,min_walltime=1"),
+        "cores": ("#PBS -l select=1:ncpus={{ choices.cores }}:ngpus=1",),
+        "account": ("#PBS -A other",),
+        "exclusive": ("#PBS -l place=shared",),
+    }
     bad_directives = (
         "#PBS -J 1-3",
         " \t\f#PBS -J 1-3",
@@ -118,7 +128,8 @@ class TestContract(SchedulerContract):
         "#PBS -k n",
         "#PBS -r y",
         "#PBS -l ncpus=3",
-        "#PBS -l walltime=1:00:00,mem=3gb",
+        "#PBS -l vmem=3gb",
+        "#PBS -a 2300",
         "#PBS -l select=1:ncpus=1+2:ncpus=2",
         "#PBS -W block=true",
         "#PBS -V",
@@ -130,7 +141,7 @@ class TestContract(SchedulerContract):
         "\u2028#PBS -J 1-3",
         "echo #PBS -J 1-3",
         "#PBS -l place=pack",
-        "#PBS -l select=1:ncpus={{ choices.cores }}:ngpus=1",
+        "#PBS -l scratch=10gb,place=pack",
         "#PBS -M someone@example.org -m n",
         "#PBS -v A=1",
         "#PBS",
@@ -184,12 +195,24 @@ def test_its_submit_leaves_no_background_process_and_knows_its_own_directives() 
         ('qsub -N "bad name"', "illegal -N value"),
         ("qsub # max_queued", "would exceed complex's per-user limit"),
         ("qsub -q short # queue", "Queue is not enabled"),
+        (f"qsub -N {'x' * 231}", "Job name is too long"),
+        ("qsub", "Bad UID for job execution"),  # as root
+        (
+            "qsub -l select=2:ncpus=1 -l ncpus=4",
+            '"-lresource=" cannot be used with "select" or "place", resource is: ncpus',
+        ),
     ],
 )
 def test_each_refusal_is_told_in_qsubs_own_words(command: str, words: str) -> None:
     with pytest.raises(SubmitRefused) as caught:
         PBS.read_submit(recorded("03_qsub_errors.txt", command))
     assert caught.value.public == f"The cluster did not accept the job: {words}."
+
+
+def test_a_script_with_carriage_returns_is_refused() -> None:
+    (said,) = re.findall(r"^qsub: script contains .*$", (RECORDINGS / "51_directives.txt").read_text(), re.M)
+    with pytest.raises(SubmitRefused, match="script contains cr, lf"):
+        PBS.read_submit(Completed(1, "", f"{said}\n"))
 
 
 @pytest.mark.parametrize(
@@ -351,6 +374,26 @@ def test_nobodys_values_become_fields_or_jobs() -> None:
     job = read(Variable_List=r"A=x\|job_state=F\|Exit_status=0,B=\nJob Id: 2.pbshead\\\|job_state=F,C=\\")
     assert (job.state, job.job_id) == (JobState.RUNNING, "1.pbshead")
     assert read(comment="Not Running: a\\|b", job_state="Q").reason == "Not Running: a|b"
+
+
+@pytest.mark.parametrize(
+    ("printed", "value"),
+    [("a\\\\", "a\\"), ("a\\\\\\|b", "a\\|b"), ("a\\,\\\\", "a\\,\\"), ("\\\\" * 3, "\\" * 3)],
+)
+def test_a_backslash_at_a_values_end_hides_no_field(printed: str, value: str) -> None:
+    """By escape_delimiter() of OpenPBS: it is printed twice, and the delimiter after it is one."""
+    job = read(comment=printed, job_state="Q", substate="10")
+    assert (job.reason, job.state) == (value, JobState.QUEUED)
+
+
+def test_times_that_no_calendar_has_are_none() -> None:
+    assert read(stime="Fri Dec 31 23:59:59 9999").ends is None
+    assert read(Resource_List__walltime="999999999:00:00").ends is None
+
+
+def test_a_directive_takes_no_more_time_than_its_length() -> None:
+    assert PBS.header_faults(f"#PBS -l {'select=' * 10**5}", ()) == ()
+    assert PBS.header_faults(f"#PBS -l place=free,{'select=1,' * 10**5}select=1+1")
 
 
 def test_the_endpoint_is_the_names_end_and_the_host_may_have_dots() -> None:
@@ -556,15 +599,15 @@ applications: [{name: lab, title: JupyterLab, command: [jupyter, lab], url: /lab
 """
 
 
-def rendered(**changes: object) -> str:
+def rendered(more: str = "", **changes: object) -> str:
     choices = {"walltime": 90, "cores": 2, "memory": 4096, **changes}
     job = JobFacts(INSTANCE, "abcdefghia", "0123456789abcdef", "alice", "", "/user/alice/", node_tls=True)
     chosen = Choices(cluster="lab", application="lab", partition="workq", **choices)  # type: ignore[arg-type]
-    return render_script(merge((SITE, "lab.yaml")), chosen, job)
+    return render_script(merge((SITE + more, "lab.yaml")), chosen, job)
 
 
-def directives(**changes: object) -> list[str]:
-    return [line for line in rendered(**changes).split("\n") if line.startswith("#PBS")]
+def directives(more: str = "", **changes: object) -> list[str]:
+    return [line for line in rendered(more, **changes).split("\n") if line.startswith("#PBS")]
 
 
 def test_the_scripts_directives_ask_for_what_was_chosen_and_nothing_else() -> None:
@@ -588,6 +631,12 @@ def test_the_scripts_directives_ask_for_what_was_chosen_and_nothing_else() -> No
     assert {"#PBS -A proj42", "#PBS -l place=exclhost", "#PBS -q R9"} <= set(more)
 
 
+def test_a_sites_own_names_of_gpus_are_asked_for() -> None:
+    own = "script: {resources: {gpus: gpu, gpu_type: gputype}}\n"
+    lines = directives(own, gpus=2, gpu_type="a100")
+    assert "#PBS -l select=1:ncpus=2:mem=4096mb:gpu=2:gputype=a100" in lines
+
+
 def test_a_sites_lines_stand_where_qsub_still_reads_directives() -> None:
     job = JobFacts(INSTANCE, "abcdefghia", "0123456789abcdef", "alice", "", "/user/alice/", node_tls=True)
     chosen = Choices("lab", "lab", "workq", walltime=90, cores=2, memory=4096)
@@ -601,3 +650,67 @@ def test_the_name_that_a_job_takes_is_legal_and_short_enough() -> None:
     longest = f"{NAME}.{'0' * 16}.999999.65535.{'h' * 63}"
     assert re.fullmatch(r"[A-Za-z0-9_+.-]{1,230}", longest)
     assert "\r" not in rendered()
+
+
+# --- discovery, field by field ----------------------------------------------------------------------------
+
+
+def room_of(queue: str, nodes: str = "", server: str = "") -> Room:
+    """Return the room of a queue, on these nodes, of a server with these attributes besides."""
+    about = Completed(0, f"Server: s|query_other_jobs=True{server}\n")
+    answers = [Completed(0, f"Queue: q{queue}\n"), Completed(0, nodes), about, Completed(0)]
+    (room,) = PBS.read_discovery(answers, INSTANCE, MARK).rooms
+    return room
+
+
+def test_a_queue_without_limits_of_its_own_has_the_servers() -> None:
+    server = "|resources_max.walltime=02:00:00|resources_default.walltime=00:30:59|default_queue=q"
+    room = room_of("|enabled=True", server=server)
+    assert (room.max_walltime, room.default_walltime, room.default) == (120, 30, True)
+    assert isinstance(room.max_walltime, int)
+    own = room_of("|resources_max.walltime=01:00:00|resources_default.walltime=00:05:00", server=server)
+    assert (own.max_walltime, own.default_walltime) == (60, 5)
+
+
+def test_groups_count_only_where_they_are_switched_on() -> None:
+    assert room_of("|acl_groups=staff@h,guests").groups is None
+    assert room_of("|acl_groups=staff@h|acl_group_enable=False").groups is None
+    assert room_of("|acl_groups=staff@h|acl_group_enable=True").groups == frozenset({"staff"})
+
+
+def test_a_node_that_is_away_is_there_and_has_nothing_free() -> None:
+    nodes = "".join(
+        f"Name=cn{number}|state={state}|resources_available.ncpus=8|resources_assigned.ncpus={used}"
+        f"|resources_available.ngpus=2|resources_available.mem=1gb\n"
+        for number, (state, used) in enumerate([("free", 0), ("job-busy", 9), ("down,offline", 0), ("", 3)])
+    )
+    room = room_of("|enabled=False|started=False", nodes)
+    assert (room.nodes, room.free_nodes, room.cores, room.free_cores) == (4, 1, 32, 13)
+    assert (room.gpus, room.free_gpus, room.max_memory) == ({"": 2}, {"": 6}, 1024)
+    assert room.closed == "enabled=False, started=False"
+
+
+def test_places_are_counted_for_each_queue() -> None:
+    jobs = "".join(
+        row(number, job_state="Q", queue=queue, Job_Name=name)
+        for number, queue, name in [
+            (1, "a", "x"),
+            (2, "b", NAME),
+            (3, "a", NAME),
+            (4, "b", "y"),
+            (5, "b", NAME),
+        ]
+    )
+    answers = [Completed(0, QUEUES), Completed(0, NODES), SEEN, Completed(0, jobs)]
+    found = PBS.read_discovery(answers, INSTANCE, MARK).positions
+    assert found == {"2.pbshead": 1, "3.pbshead": 2, "5.pbshead": 3}
+
+
+def test_only_a_job_that_waits_has_a_start_and_only_one_that_runs_an_end() -> None:
+    times = {"estimated__start_time": "Mon Nov 23 10:00:00 2026", "stime": "Mon Nov 23 09:00:00 2026"}
+    limit = {"Resource_List__walltime": "01:00:00"}
+    waits, runs = read(job_state="Q", **times, **limit), read(job_state="R", **times, **limit)
+    assert (waits.starts is None, waits.ends) == (False, None)
+    assert (runs.starts, runs.ends is None) == (None, False)
+    assert read(job_state="R", Resource_List__walltime="", **times).ends is None
+    assert read(job_state="R", stime="", **limit).ends is None

@@ -6,7 +6,10 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,13 +26,15 @@ from gateway.errors import (
     SubmitRefused,
 )
 from gateway.launcher import launcher_text
-from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, Listing
+from gateway.lifecycle import Phase
+from gateway.model import Asked, Choices, Command, Completed, JobEnd, JobId, JobState, Listing, Server
 from gateway.queue import Allowance, Ending, Queue
 from gateway.queue.pace import Pace
 from gateway.queue.turns import Turns
 from gateway.schedulers import DryRun
 from gateway.schedulers.slurm import Slurm
 from gateway.script import Exit, ExitWord
+from gateway.servers import patience
 from gateway.siteconfig import SiteConfig
 from gateway.ssh.runner import AnswerLost, NotBegun, Replay, Runner
 
@@ -277,7 +282,7 @@ async def test_two_listings_use_two_marks_and_none_is_seen_by_others_of_the_host
 
 async def test_what_the_site_says_of_the_schedulers_place_goes_to_its_programs() -> None:
     """But not to the launcher where the service account acts for others: it reads a file of root's."""
-    place = {"SLURM_CONF": "/opt/slurm/etc/slurm.conf"}
+    place = {"SLURM_CONF": "/opt/slurm/etc/slurm.conf", "SLURM_CLUSTERS": "big"}
     for act_as, told in (("sudo", False), ("service", True)):
         whole = site(act_as)
         login = whole.login.model_copy(update={"environment": place})
@@ -287,6 +292,15 @@ async def test_what_the_site_says_of_the_schedulers_place_goes_to_its_programs()
         assert "SLURM_CONF=/opt/slurm/etc/slurm.conf" in replay.calls[0].command.words
         await subject.cancel("alice", ID, JobId("1"))
         assert (b"SLURM_CONF" in replay.calls[1].stdin) is told
+        assert b"gw1 env 18\nSLURM_CLUSTERS=big" in replay.calls[1].stdin
+
+
+async def test_a_site_config_is_for_one_cluster() -> None:
+    wrong = {"SLURM_CLUSTERS": "big,small"}
+    whole = site().model_dump(mode="json", exclude_unset=True)
+    whole["login"]["environment"] = wrong
+    with pytest.raises(ValueError, match="one cluster's name"):
+        SiteConfig.model_validate(whole)
 
 
 async def test_no_jobs_need_no_command() -> None:
@@ -614,6 +628,30 @@ async def test_from_its_owner_no_job_is_hidden() -> None:
     assert await subject.listing([alice]) == Listing(())
 
 
+async def test_an_owner_who_was_asked_by_the_listing_is_not_asked_again_about_it() -> None:
+    subject, login, clock = await hidden(*[[Completed(0)]] * 9)
+    alice, other = jobs(2)
+    await subject.listing([alice])
+    assert await subject.own_listing("alice", ID, alice, listed=True) == Listing(())
+    assert users_of(login) == ["alice"]
+    for job, listed in ((alice, False), (other, True)):  # what is about now, and what was not listed
+        await subject.own_listing("alice", ID, job, listed=listed)
+        assert users_of(login) == ["alice"]
+    assert await subject.listing([other]) == Listing((), frozenset({other.name}))  # that was their turn
+    clock.now += 30
+    await subject.own_listing("alice", ID, other, listed=True)
+    assert users_of(login) == ["alice"]
+
+
+async def test_after_a_listing_that_failed_the_owner_is_asked() -> None:
+    subject, login, _ = await hidden([Completed(0)], LoginNodeRefused("expired"), [Completed(0)])
+    (alice,) = jobs(1)
+    await subject.listing(jobs(1, "bob"))
+    await subject.listing([alice])
+    await subject.own_listing("alice", ID, alice, listed=True)
+    assert users_of(login) == ["alice", "alice", "bob"]
+
+
 async def test_of_whom_cannot_be_asked_nothing_is_known_and_the_others_are_as_they_are() -> None:
     subject, _, _ = await hidden(LoginNodeRefused("expired"), [Completed(0)])
     alice, bob = jobs(1), jobs(1, "bob")
@@ -647,6 +685,37 @@ async def test_at_most_five_users_are_asked_at_once() -> None:
     await subject.listing([job for number in range(26) for job in jobs(1, f"user{chr(97 + number)}")])
     assert most == 5
     assert len(login.calls) == 26
+
+
+@pytest.mark.parametrize("verb", ["remove", "endpoint"])
+async def test_a_home_that_hangs_holds_up_nobody_else(verb: str) -> None:
+    subject, login = queue(*[Completed(0, "gw1 end\n")] * 9)
+    answer, waiting, home_is_back = login.run, 0, asyncio.Event()
+
+    async def run(command: Command, **words: Any) -> Completed:
+        nonlocal waiting
+        if "alice" in command.words:
+            waiting += 1
+            await home_is_back.wait()
+        return await answer(command, **words)
+
+    login.run = run  # type: ignore[method-assign]
+    ask = getattr(subject, verb)
+    ids = [f"{letter}bcdefgh23" for letter in "abcdefgh"]
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        for server_id in ids:
+            group.create_task(ask("alice", server_id))
+        await asyncio.sleep(0.01)
+        await ask("bob", ID)
+        assert waiting == 2
+        home_is_back.set()
+    assert len(login.calls) == 9
+
+
+def test_a_submit_of_unknown_outcome_is_waited_for_as_long_as_it_may_take() -> None:
+    ending = 5.0  # timeout -k 5
+    allowed = Allowance()
+    assert 2 * (allowed.scheduler + ending) + allowed.launcher <= patience.SUBMIT_MAY_TAKE
 
 
 async def test_where_all_jobs_are_the_service_accounts_none_is_hidden() -> None:
@@ -707,3 +776,19 @@ async def test_a_removal_is_done_when_the_launcher_says_so() -> None:
         await subject.remove("alice", ID)
     with pytest.raises(StateDirUnwritable):
         await subject.remove("alice", ID)
+
+
+# --- what is asked for --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_only_of_a_ready_server_whose_endpoint_and_end_are_known_the_state_is_enough(phase: Phase) -> None:
+    asker, _ = queue()
+    now = datetime.now(UTC)
+    choices = Choices("lab", "lab", "short", 5, 1, 500)
+    words = (ID, "alice", "", "lab", "lab", choices, "0" * 16, phase)
+    server = Server(*words, True, now, now, JobId("7"), "cn1", 20001, ends=now)
+    plain = Asked("gw-inst22-abcdefgh23", "alice", JobId("7"), now)
+    assert asker.asked("inst22", server) == replace(plain, settled=phase is Phase.READY)
+    for unknown in (replace(server, port=None), replace(server, ends=None)):
+        assert asker.asked("inst22", unknown) == plain

@@ -6,12 +6,14 @@ Each scheduler's own test module has a class that inherits :class:`SchedulerCont
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from configparser import ConfigParser
 from functools import cached_property
 from importlib.metadata import PathDistribution
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -26,6 +28,7 @@ from gateway.errors import (
 )
 from gateway.model import Asked, Choices, Command, Completed, JobId, JobState, JobStatus, Listing
 from gateway.schedulers import DryRun, Scheduler, get, known
+from gateway.schedulers.text import FORM
 from gateway.script import JobFacts, render_script
 from gateway.siteconfig import parse_site_config
 
@@ -68,6 +71,8 @@ class SchedulerContract:
     bad_directives: Sequence[str]
     #: Directive lines that a site may add.
     good_directives: Sequence[str]
+    #: Directive lines that say again what is chosen on the form, by the form's fields.
+    chosen_directives: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def listing(self, states: Sequence[str]) -> Sequence[Completed]:
         """Return a good answer to the status commands: of each native state one job.
@@ -189,6 +194,48 @@ class SchedulerContract:
                 with contextlib.suppress(GatewayError):
                     reader(completed)
 
+    def test_what_went_wrong_is_logged_in_the_programs_own_words(self) -> None:
+        """Whoever looks after the gateway finds there what failed, and what it said."""
+        words = "an odd thing has happened"
+        for reader in self.readers():
+            for completed in (Completed(1, "", words), Completed(-1, "", words)):
+                try:
+                    reader(completed)
+                except GatewayError as error:
+                    logged = str(error)
+                    assert words in logged
+                    assert logged.startswith((*self.scheduler.programs, "PBS:", "discovery:"))
+        for read, completed in (
+            (self.scheduler.read_submit, self.refused[0]),
+            (self.scheduler.read_cancel, self.not_cancelled),
+        ):
+            with pytest.raises((SubmitRefused, CancelRefused)) as caught:
+                read(completed)
+            assert str(caught.value).startswith(tuple(self.scheduler.programs))
+            assert caught.value.public != type(caught.value).default_public
+
+    def test_a_part_that_is_not_there_is_no_crash(self) -> None:
+        """Versions and sites differ in what is printed: a line, a field, an attribute may be missing."""
+        part = re.compile(
+            r"""[\w.]+=[^\s|\x1f]*|\s\w+=(?:"[^"]*"|'[^']*')|^\S+[ \t].*$|<(\w+)>[^<]*</\1>""", re.M
+        )
+        listing = self.listing([self._state(JobState.RUNNING), self._state(JobState.QUEUED)])
+        for answers, read in (
+            (listing, lambda found: self.scheduler.read_status(found, [self.asked()], MARK)),
+            (self.discovered(), lambda found: self.scheduler.read_discovery(found, INSTANCE, MARK)),
+        ):
+            for i, completed in enumerate(answers):
+                for found in list(part.finditer(completed.stdout))[:300]:
+                    text = completed.stdout[: found.start()] + completed.stdout[found.end() :]
+                    with contextlib.suppress(GatewayError):
+                        read(
+                            [
+                                *answers[:i],
+                                Completed(completed.status, text, completed.stderr),
+                                *answers[i + 1 :],
+                            ]
+                        )
+
     def test_a_listing_cut_short_never_invents_or_changes_a_job(self) -> None:
         whole = list(
             self.listing([self._state(JobState.RUNNING), self._state(JobState.QUEUED), self._native()[-1]])
@@ -242,6 +289,9 @@ class SchedulerContract:
                 assert self.scheduler.why(job).endswith(".")
         odd = JobStatus(self.job_id(1), NAME, "alice", JobState.QUEUED, reason="Odd\x1b[31mThing", native="x")
         assert "Odd [31mThing" in self.scheduler.why(odd)
+        plain = JobStatus(self.job_id(1), NAME, "alice", JobState.QUEUED, reason="It is XX odd.", native="x")
+        assert "reason of its own: It is XX odd." in self.scheduler.why(plain)
+        assert ".." not in self.scheduler.why(plain)
 
     # --- cancel ---------------------------------------------------------------------------------------
 
@@ -313,6 +363,19 @@ class SchedulerContract:
             (fault,) = self.scheduler.header_faults(f"# a comment\n{line}\nexport A=1\n")
             assert "line 2" in fault, line
             assert fault.endswith("."), line
+
+    def test_what_is_chosen_on_the_form_is_not_taken_back(self) -> None:
+        always = [line for field in FORM for line in self.chosen_directives.get(field, ())]
+        for line in always:
+            (fault,) = self.scheduler.header_faults(f"# a comment\n{line}\n")
+            assert fault.startswith("line 2: ")
+            assert "chosen on the form" in fault, line
+            assert self.scheduler.header_faults(line, ()) == (), "a template says it in its own way"
+        for field in self.chosen_directives.keys() - FORM:
+            for line in self.chosen_directives[field]:
+                assert self.scheduler.header_faults(line) == (), "nobody has chosen it"
+                (fault,) = self.scheduler.header_faults(line, {field})
+                assert "chosen on the form" in fault, line
 
 
 # --- where schedulers come from -----------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def test_a_scheduler_of_another_package_has_its_template_beside_its_module(
 ) -> None:
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "toque.sh.j2").write_text('{{ job_name }} {% include "wrapper.sh.j2" %}')
-    (tmp_path / "toque.py").write_text("class Toque:\n    template = 'toque.sh.j2'\n")
+    (tmp_path / "toque.py").write_text("class Toque:\n    template, resources = 'toque.sh.j2', {}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     module = importlib.import_module("toque")
     monkeypatch.setattr(script, "get", lambda _: module.Toque())

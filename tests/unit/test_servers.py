@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from gateway import decide
 from gateway.dataplane.probe import Answer, Outcome
 from gateway.dataplane.tunnel import Tunnel
 from gateway.endpoint import token
@@ -117,7 +119,7 @@ class World:
         jobs = tuple(job for job in self.jobs.values() if job.name in names - self.silent)
         return Listing(jobs, frozenset(names & self.silent))
 
-    async def own_listing(self, user: str, server_id: str, job: Asked) -> Listing:
+    async def own_listing(self, user: str, server_id: str, job: Asked, *, listed: bool = False) -> Listing:
         return Listing(
             tuple(each for each in self.jobs.values() if (each.name, each.user) == (job.name, user))
         )
@@ -607,6 +609,29 @@ async def test_a_requeued_job_is_reached_anew(conductor: Any, world: World, stor
         again = await until(store, server.id, Phase.READY)
     assert again.restarts == 1
     assert again.generation > server.generation
+
+
+async def test_only_a_job_that_can_never_start_for_a_while_is_refused(
+    conductor: Any, world: World, store: ServerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that only its owner may see; a listing that says something else begins the while anew."""
+    monkeypatch.setattr(decide, "REFUSAL_TO_BELIEVE", 0.3)
+    for world.hides_jobs in (False, True):
+        async with conductor() as servers:
+            server = await servers.start(ALICE, "", CHOICES)
+            await until(store, server.id, Phase.QUEUED)
+            job = replace(world.the_job(), state=JobState.CANNOT_START, reason="PartitionTimeLimit")
+            world.jobs[job.job_id] = job
+            async with asyncio.timeout(5):
+                while (waits := await store.get(server.id)).native_reason != "PartitionTimeLimit":
+                    await asyncio.sleep(0.01)
+            assert (waits.phase, "walltime is longer" in waits.message) == (Phase.QUEUED, True)
+            world.jobs[job.job_id] = replace(job, state=JobState.QUEUED, reason="Priority")
+            await asyncio.sleep(0.4)
+            world.jobs[job.job_id], anew = job, time.monotonic()
+            ended = await until(store, server.id, Phase.ENDED)
+            assert time.monotonic() - anew >= 0.3
+        assert (ended.reason, "walltime is longer" in ended.message) == (EndReason.REFUSED, True)
 
 
 async def test_another_users_job_of_the_same_name_is_never_taken_for_it(

@@ -7,13 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from gateway.discovery import Room
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
-from gateway.model import Asked, Choices, Completed, JobId, JobState, Listing
+from gateway.model import Asked, Choices, Completed, JobEnd, JobId, JobState, Listing
 from gateway.schedulers import DryRun
 from gateway.schedulers.sge import Sge
+from gateway.schedulers.sge_discovery import positions
+from gateway.schedulers.sge_documents import Row, rows
 from gateway.script import JobFacts, render_script
 from gateway.siteconfig import parse_site_config
 from tests.unit.test_schedulers import ENDPOINT, INSTANCE, MARK, NAME, SchedulerContract
@@ -116,10 +120,21 @@ class TestContract(SchedulerContract):
         "#$ -clear",
         "#$ -ac gw=gw1:0:0:x:1",
         "#$ -h",
+        "#$ -a 12312300",
         "#$ -V",
         "#$ -notify",
     )
-    good_directives = ("#$ -l h_vmem=4G", "#$ -P project", "#$ -pe mpi 4", "#$ -R y -p -10")
+    good_directives = ("#$ -l h_vmem=4G,scratch=10G", "#$ -P project", "#$ -R y -p -10", "#$ -M -q@x.org")
+    chosen_directives: ClassVar[Mapping[str, Sequence[str]]] = {
+        "partition": ("#$ -q other", "#$ -R y -q other"),
+        "walltime": ("#$ -l h_rt=9", "#$ -l h_vmem=4G,h_rt=9", '#$ -l "s_rt=9"'),
+        "cores": ("#$ -pe mpi 4",),
+        "memory": ("#$ -l mem_free=9G", "#$ -hard -l mf=9G"),
+        "gpus": ("#$ -l gpu",),
+        "account": ("#$ -P other",),
+        "reservation": ("#$ -ar 17",),
+        "exclusive": ("#$ -l exclusive=true",),
+    }
 
     def listing(self, states: Sequence[str]) -> Sequence[Completed]:
         numbered = list(enumerate(states, 1))
@@ -160,6 +175,15 @@ class TestContract(SchedulerContract):
 def test_only_a_clear_no_is_a_refusal(completed: Completed, error: type[Exception]) -> None:
     with pytest.raises(error):
         sge.read_submit(completed)
+
+
+def test_an_unknown_queue_is_refused_in_its_own_words() -> None:
+    said = 'Unable to run job: Job was rejected because job requests unknown queue "nosuch.q"\nExiting.\n'
+    words = 'Job was rejected because job requests unknown queue "nosuch.q"'
+    for read in (sge.read_submit, sge.read_dry_run):
+        with pytest.raises(SubmitRefused) as caught:
+            read(Completed(1, "", said))
+        assert caught.value.public == f"The cluster did not accept the job: {words}."
 
 
 def test_warnings_before_the_id_do_no_harm() -> None:
@@ -283,6 +307,30 @@ def test_ten_thousand_jobs_are_two_short_commands() -> None:
     ]
 
 
+def settled(job_id: str = "7") -> Asked:
+    return Asked(NAME, "alice", JobId(job_id), settled=True)
+
+
+def test_of_settled_jobs_only_the_states_are_asked_for() -> None:
+    other = Asked(f"{NAME[:-1]}b", "bob")
+    (states,) = sge.status_commands([settled()], MARK)
+    assert states.words == ("qstat", "-u", "alice", "-s", "prs", "-xml")
+    more, states = sge.status_commands([settled(), other], MARK)
+    assert more.words == ("qstat", "-j", other.name, "-xml")
+    assert states.words[2] == "alice,bob"
+
+
+def test_that_a_settled_job_was_started_again_or_is_gone_is_seen_all_the_same() -> None:
+    def seen(*rows: str) -> Sequence[tuple[JobState, str | None, int]]:
+        jobs = sge.read_status([listed(*rows)], [settled()], MARK).jobs
+        return [(job.state, job.host, job.restarts) for job in jobs]
+
+    assert seen(row(7, "r")) == [(JobState.RUNNING, "cn1", 0)]
+    assert seen(row(7, "Rr")) == [(JobState.RUNNING, "cn1", 1)]
+    assert seen(row(7, "Rq")) == [(JobState.QUEUED, None, 1)]
+    assert seen() == []
+
+
 def test_a_large_listing_is_read_in_less_time_than_qstat_takes() -> None:
     """1,000 jobs took qstat 0.23 s; the reader has three times that, for slow machines."""
     names = [f"gw-inst22-{letter * 10}" for letter in "abcdef"]
@@ -388,6 +436,21 @@ def test_an_accounting_that_does_not_know_the_job_yet_says_nothing() -> None:
 # --- discovery ----------------------------------------------------------------------------------------------
 
 
+def test_what_a_node_has_of_gpus_is_what_is_left_and_what_jobs_hold() -> None:
+    """qhost says 2 at that time; only where each job holds so many (JOB) is it known how many it holds."""
+    names = ("qconf-sq.txt", "qhost.xml", "qconf-sc.txt", "qstat-j.xml")
+    queues, hosts, complexes, first = (recorded(name) for name in names)
+    holds = row(29, "r", "other", "bob", "sgen1").replace(
+        "<slots>1</slots>", '<slots>4</slots><hard_request name="gpu">3</hard_request>'
+    )
+    each_job = Completed(0, re.sub(r"^(gpu .*YES +)YES", r"\1JOB", complexes.stdout, flags=re.M))
+    found = sge.read_discovery([queues, hosts, each_job, first, listed(holds)], INSTANCE, MARK)
+    assert [room.gpus for room in found.rooms] == [{"gpu": 5}, {"gpu": 5}]
+    for kinds, jobs in ((complexes, listed(holds)), (Completed(124), listed()), (each_job, Completed(1))):
+        found = sge.read_discovery([queues, hosts, kinds, first, jobs], INSTANCE, MARK)
+        assert [room.gpus for room in found.rooms] == [{}, {}]
+
+
 def test_a_real_cluster_is_discovered() -> None:
     names = ("qconf-sq.txt", "qhost.xml", "qconf-sc.txt", "qstat-j.xml", "qstat-r.xml")
     found = sge.read_discovery([recorded(name) for name in names], INSTANCE, MARK)
@@ -433,11 +496,11 @@ applications: [{name: lab, title: Lab, command: [jupyter, lab], requeue: true}]
 """
 
 
-def directives(header: str = "", **choices: object) -> list[str]:
+def directives(header: str = "", site: str = SITE, **choices: object) -> list[str]:
     asked = {"walltime": 10, "cores": 1, "memory": 1000, **choices}
     made = Choices("labsge", "lab", "short.q", **asked)  # type: ignore[arg-type]
     facts = JobFacts(INSTANCE, "abcdefghia", "0" * 16, "alice", "", "/user/alice/", node_tls=True)
-    script = render_script(parse_site_config(SITE, "x"), made, facts, header=header)
+    script = render_script(parse_site_config(site, "x"), made, facts, header=header)
     return [line.removeprefix("#$ ") for line in script.splitlines() if line.startswith("#$")]
 
 
@@ -461,5 +524,185 @@ def test_the_script_asks_for_what_was_chosen() -> None:
     assert "-l mem_free=334M" in more  # Grid Engine counts it for each slot
 
 
+def test_a_sites_own_names_are_asked_for_by_them() -> None:
+    own = "script: {resources: {pe: threads, memory: h_vmem, gpus: ngpu, exclusive: alone}}\n"
+    lines = directives(site=SITE + own, cores=2, gpus=1, exclusive=True)
+    assert {"-pe threads 2", "-l h_vmem=500M", "-l ngpu=1", "-l alone=true"} <= set(lines)
+
+
 def test_a_walltime_too_short_for_a_warning_has_none() -> None:
     assert not any("s_rt" in line for line in directives(walltime=2))
+
+
+# --- what an accounting record says -------------------------------------------------------------------------
+
+
+def record(**values: str) -> Completed:
+    """Return a record of NAME as qacct prints it."""
+    said = {"jobname": NAME, "owner": "alice", "failed": "0", "exit_status": "0", **values}
+    return Completed(0, "=" * 62 + "\n" + "".join(f"{key:<12} {value}\n" for key, value in said.items()))
+
+
+def ended(submitted: datetime | None = None, **values: str) -> JobEnd | None:
+    return sge.read_accounting(record(**values), Asked(NAME, "alice", JobId("7"), submitted))
+
+
+@pytest.mark.parametrize(
+    ("failed", "status", "state", "signal"),
+    [
+        ("100 : assumedly after job", "129", JobState.FAILED, 1),
+        ("100 : assumedly after job", "128", JobState.FAILED, None),
+        ("100 : assumedly after job", "137", JobState.CANCELLED, 9),
+        ("17 : died by signal", "143", JobState.FAILED, 15),
+        ("17 : died by signal", "137", JobState.CANCELLED, 9),
+        ("20 : no pe hosts", "0", JobState.NODE_FAILED, None),
+        ("21 : in recognizing job", "0", JobState.NODE_FAILED, None),
+        ("22 : lost on node", "0", JobState.NODE_FAILED, None),
+        ("24 : migrating", "0", JobState.NODE_FAILED, None),
+        ("27 : searching requested shell", "0", JobState.FAILED, None),
+        ("28 : changing into working directory", "0", JobState.FAILED, None),
+        ("999 : no such number", "0", JobState.UNKNOWN, None),
+    ],
+)
+def test_a_number_of_grid_engines_is_a_state(
+    failed: str, status: str, state: JobState, signal: int | None
+) -> None:
+    end = ended(failed=failed, exit_status=status)
+    assert end == JobEnd(state, None, signal, native=f"failed {failed}; exit_status {status}")
+
+
+@pytest.mark.parametrize("missing", ["failed", "exit_status"])
+def test_a_record_without_its_numbers_says_nothing(missing: str) -> None:
+    assert ended(None, **{missing: ""}) is None
+    text = re.sub(rf"^{missing} .*\n", "", record().stdout, flags=re.M)
+    assert sge.read_accounting(Completed(0, text), Asked(NAME, "alice", JobId("7"))) is None
+
+
+@pytest.mark.parametrize(
+    ("category", "ran", "state"),
+    [
+        ("-l h_rt=600,h_vmem=1G", "539", JobState.OUT_OF_MEMORY),
+        ("-l h_rt=600,h_vmem=1G", "540", JobState.WALLTIME),
+        ("-l h_rt=600,h_vmem=1G", "600", JobState.WALLTIME),
+        ("-l h_rt=600", "10", JobState.WALLTIME),
+        ("-l h_vmem=1G", "10", JobState.WALLTIME),
+        ("-l h_rt=600,h_vmem=1G", "", JobState.WALLTIME),
+        ("", "10", JobState.WALLTIME),
+    ],
+)
+def test_the_limit_that_ended_a_job_is_told_by_the_time_it_had_left(
+    category: str, ran: str, state: JobState
+) -> None:
+    end = ended(failed="37 : qmaster enforced h_rt", exit_status="137", category=category, ru_wallclock=ran)
+    assert end
+    assert end.state is state
+
+
+@pytest.mark.parametrize("when", ["", "-/-", "Thu Jan  1 00:00:00 1970"])
+def test_a_record_that_does_not_say_when_it_was_handed_in_is_this_jobs(when: str) -> None:
+    assert ended(QSUB_TIME, qsub_time=when)
+    assert ended(QSUB_TIME, qsub_time="Thu Jan  1 00:00:01 1970") is None
+
+
+# --- what a discovery holds ---------------------------------------------------------------------------------
+
+
+def rooms_of(queue: str, *hosts: str) -> Sequence[Room]:
+    """Return the rooms of a queue ``q``, whose further lines are given, on these hosts."""
+    answers = [Completed(124)] * 5
+    answers[0] = Completed(0, f"qname q\nqtype BATCH\n{queue}")
+    answers[1] = Completed(0, f"<qhost>{''.join(hosts)}</qhost>")
+    return sge.read_discovery(answers, INSTANCE, MARK).rooms
+
+
+def host(name: str, slots: int, used: int, reserved: int = 0, letters: str = "", **resources: str) -> str:
+    values = "".join(
+        f"<resourcevalue name='{key}' dominance='hl'>{value}</resourcevalue>"
+        for key, value in resources.items()
+    )
+    shown = {"slots": slots, "slots_used": used, "slots_resv": reserved, "state_string": letters}
+    states = "".join(f"<queuevalue name='{key}'>{value}</queuevalue>" for key, value in shown.items())
+    return f"<host name='{name}'>{values}<queue name='q'>{states}</queue></host>"
+
+
+def test_a_queue_has_the_largest_node_and_what_is_free_on_those_that_are_open() -> None:
+    (room,) = rooms_of(
+        "projects physics,chemistry\nh_rt 48:00:00\n",
+        host("a", 8, 3, 1, mem_total="15.500G", gpu="2"),
+        host("b", 4, 0, mem_total="1536M", gpu="1"),
+        host("c", 16, 0, letters="d", mem_total="2T", gpu="4"),
+        host("d", 2, 5),
+    )
+    assert (room.max_walltime, room.max_cores, room.max_memory) == (2880, 16, 2 * 1024 * 1024)
+    assert (room.nodes, room.free_nodes, room.cores, room.free_cores) == (4, 1, 30, 8)
+    assert room.free_gpus == {"gpu": 3}
+    assert room.accounts == frozenset({"physics", "chemistry"})
+    assert room.closed == ""
+
+
+def test_a_queue_without_nodes_says_nothing_of_them() -> None:
+    (room,) = rooms_of("projects NONE,[@big=x]\nh_rt INFINITY\n")
+    assert (room.nodes, room.free_nodes, room.cores, room.free_cores, room.max_cores) == (None,) * 5
+    assert (room.max_walltime, room.accounts, room.free_gpus, room.closed) == (None, None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("59", 0),
+        ("3600", 60),
+        ("1:30:59", 90),
+        ("1209600", 20160),
+        ("999999999:0:0", None),
+        ("9" * 5000, None),
+        ("1:30", None),
+        ("INFINITY", None),
+        ("a:b:c", None),
+        ("", None),
+    ],
+)
+def test_a_queues_limit_is_seconds_or_hours_minutes_and_seconds(text: str, minutes: int | None) -> None:
+    (room,) = rooms_of(f"h_rt {text}\n")
+    assert room.max_walltime == minutes
+
+
+def waiting_row(number: int, name: str, *queues: str) -> str:
+    asked = "".join(f"<hard_req_queue>{queue}</hard_req_queue>" for queue in queues)
+    return row(number, "qw", name).replace("<slots>", f"{asked}<slots>")
+
+
+def test_a_place_is_counted_in_the_queue_where_a_job_is_first() -> None:
+    jobs = [
+        waiting_row(1, "x", "a"),
+        waiting_row(2, "x", "a"),
+        waiting_row(3, "x", "b@cn1"),
+        waiting_row(4, "x"),
+        waiting_row(5, NAME, "a", "b"),
+        waiting_row(6, NAME),
+        waiting_row(7, NAME, "c"),
+    ]
+    prefix = NAME.removesuffix(NAME[-10:])
+    assert positions(list(rows(listed(*jobs))), prefix) == {"5": 3, "6": 6, "7": 3}
+
+
+def test_places_take_no_more_time_than_there_are_jobs() -> None:
+    jobs = [Row(str(number), NAME, "alice", "qw", "", frozenset({"a", "b"})) for number in range(50_000)]
+    assert positions(jobs, NAME)[JobId("49999")] == 50_000
+
+
+def test_a_document_that_is_too_long_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.schedulers.sge_documents._LONGEST_DOCUMENT", 100)
+    with pytest.raises(QueueUnreachable, match="too many to read"):
+        read(detailed(), listed(row(1, "r"), row(2, "r")))
+
+
+def test_interactive_queues_are_none_of_ours() -> None:
+    answers = [Completed(124)] * 5
+    answers[0] = Completed(0, "qname i\nqtype INTERACTIVE\n\nqname n\nslots 1\n\nqname b\nqtype BATCH\n")
+    assert [room.name for room in sge.read_discovery(answers, INSTANCE, MARK).rooms] == ["b"]
+    assert sge.read_discovery(answers, INSTANCE, MARK).hidden is None
+
+
+def test_what_shows_a_cluster_is_asked_in_one_line_per_value() -> None:
+    queues = sge.discovery_commands(INSTANCE, MARK)[0]
+    assert (queues.words, queues.environment) == (("qconf", "-sq", "*"), ("SGE_SINGLE_LINE=1",))

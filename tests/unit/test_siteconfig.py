@@ -1,11 +1,22 @@
 """Site configs: what is refused, with which words and on which line."""
 
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import ConfigError
-from gateway.siteconfig import SiteConfig, parse_drop_in, parse_memory, parse_site_config, parse_walltime
+from gateway.siteconfig import (
+    DropIn,
+    SiteConfig,
+    parse_drop_in,
+    parse_memory,
+    parse_site_config,
+    parse_walltime,
+    reading,
+)
+from gateway.siteconfig.crosschecks import cross_faults
 from gateway.siteconfig.pattern import pattern_fault
 from gateway.sites import load_site, load_sites
 
@@ -346,3 +357,53 @@ def test_every_example_is_valid() -> None:
     assert found
     for path in found:
         load_site(path)
+
+
+# --- of very much, only so much is read -------------------------------------------------------------
+
+
+def test_of_very_many_faults_the_first_are_told_and_how_many_there_are() -> None:
+    text = "version: 1\n" + "".join(f"k{number}: 1\n" for number in range(9_000))
+    with pytest.raises(ConfigError) as raised:
+        parse_drop_in(text, "a.yaml")
+    lines = str(raised.value).split("\n")
+    assert lines[0] == "a.yaml:2: k0: there is no such key"
+    assert (len(lines), lines[-1]) == (51, "a.yaml:52: and 8950 more")
+
+
+def test_a_file_has_only_so_many_keys_and_values() -> None:
+    with pytest.raises(ConfigError, match=r"a.yaml:2: there are more than 20,000 keys and values"):
+        parse_drop_in(f"version: 1\naccounts: [{'a,' * 21_000}]\n", "a.yaml")
+
+
+def many(item: str, count: int = 2_000) -> str:
+    """Return a list of items with a number each in place of the N."""
+    return f"[{','.join(item.replace('N', str(number)) for number in range(count))}]"
+
+
+def named(item: str, count: int = 2_000) -> str:
+    """Return a mapping in the same way."""
+    return f"{{{many(item, count)[1:-1]}}}"
+
+
+LARGE = {
+    "hidden": f"form: {{fields: {many('{name: fN, label: a, required: true}')}, hide: {many('fN')}}}\n",
+    "choices": f"form: {{fields: [{{name: f, label: a, kind: choice, choices: {named('cN: a', 4_000)}}}], "
+    f"rules: [{{field: f, message: a, one_of: {many('d', 4_000)}}}]}}\n",
+    "names": f"form: {{fields: {many('{name: fN, label: a}')}, hide: {many('gN', 4_000)}}}\n",
+    "short": f"applications: {many('{name: aN, title: a, command: []}')}\n",
+}
+
+
+@pytest.mark.parametrize("text", LARGE.values(), ids=LARGE)
+def test_checking_takes_half_as_long_as_reading(text: str) -> None:
+    """However many faults there are: a thread of the hub does it, and holds the others up."""
+    text = f"version: 1\n{text}"
+    assert len(text) <= 128 * 1024
+    began = time.process_time()
+    root = reading.document(text, "a.yaml")
+    read = time.process_time() - began
+    began = time.process_time()
+    with suppress(ConfigError):
+        reading.validated(DropIn, root, cross_faults)
+    assert time.process_time() - began < max(read / 2, 0.2)

@@ -100,6 +100,17 @@ def test_arrays_and_heterogeneous_jobs_and_what_takes_our_directives_back_are_re
     assert fault.startswith("site.d/0.yaml:3: script.header: ")
 
 
+def test_a_sites_own_names_are_joined_by_what_they_are_for_and_must_be_of_the_scheduler() -> None:
+    trusted = TRUSTED.replace("slurm", "sge") + "script: {resources: {pe: threads, gpus: ngpu}}\n"
+    drop_in = "version: 1\nscript:\n  resources: {pe: smp16}\n", "d.yaml"
+    assert merge((trusted, "c.yaml"), [drop_in]).script.resources == {"pe": "smp16", "gpus": "ngpu"}
+    (fault,) = faults("script:\n  header: export A=1\n  resources:\n    gpus: ngpu")
+    told = "script.resources.gpus: there is no such name with slurm: there is none at all"
+    assert fault == f"site.d/0.yaml:5: {told}"
+    (fault,) = faults("script: {resources: {gpus: a b}}")
+    assert "'a b' is not allowed here" in fault
+
+
 # --- what the scheduler says ------------------------------------------------------------------------------
 
 ROOMS = (

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from gateway import siteview
-from gateway.discovery import Discovery, Room
+from gateway import dropins, siteview
+from gateway.discovery import MOST_ROOMS, Discovery, Room
 from gateway.dropins import DropInFile, LoginNodes, Look, Reading
-from gateway.errors import GatewayError, LoginNodeUnreachable, QueueUnreachable
-from gateway.model import JobId
+from gateway.errors import GatewayError, LoginNodeUnreachable, QueueUnreachable, ScriptNotRendered
+from gateway.model import Completed, JobId
 from gateway.reload import Reloader
+from gateway.renderer import Renderer
+from gateway.siteconfig import SiteConfig
 from gateway.sitemerge import merge
 from gateway.siteview import SiteView, SiteViews
-from gateway.ssh.runner import Replay
+from gateway.ssh.runner import Replay, Runner
 from tests.unit.test_dropins import answer, file_line
 
 TRUSTED = """\
@@ -58,6 +63,9 @@ class Looks:
             raise self.now
         return self.now
 
+    async def close(self) -> None:
+        pass
+
 
 class Memory:
     def __init__(self) -> None:
@@ -72,12 +80,12 @@ class Memory:
 
 class Scheduler:
     def __init__(self, *rooms: Room) -> None:
-        self.now: Discovery | GatewayError = Discovery(rooms, positions={JobId("1"): 1})
+        self.now: Discovery | Exception = Discovery(rooms, positions={JobId("1"): 1})
         self.asked = 0
 
     async def discover(self) -> Discovery:
         self.asked += 1
-        if isinstance(self.now, GatewayError):
+        if isinstance(self.now, Exception):
             raise self.now
         return self.now
 
@@ -176,19 +184,42 @@ async def test_faults_are_logged_once_each_time_that_they_change(caplog: pytest.
     assert "the drop-ins are good again" in caplog.text
 
 
-async def test_a_set_that_was_tried_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+class Tried(Renderer):
+    """Finds everything good, or raises what it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: list[SiteConfig] = []
+        self.error: GatewayError | None = None
+
+    async def try_out(self, site: SiteConfig) -> None:
+        self.sites.append(site)
+        if self.error:
+            raise self.error
+
+
+async def test_a_set_that_was_tried_is_not_tried_again_until_somebody_asks_for_it() -> None:
     """Reading YAML and rendering cost seconds at worst; it is done every 30 s."""
-    looks, tried = Looks(look(BOMB)), []
-
-    async def try_out(site: object) -> None:
-        tried.append(site)
-
-    monkeypatch.setattr(siteview, "try_out", try_out)
-    made = view(looks)
+    looks, renderer = Looks(look(BOMB)), Tried()
+    made = SiteView(SOURCE, merge(SOURCE), looks=looks, renderer=renderer)
     for text in (SHORT, SHORT, "version: 1\n"):
         looks.now = (look(text),)
         await made.refresh_drop_ins()
-    assert len(tried) == 2
+    assert len(renderer.sites) == 2
+    await made.refresh()
+    assert len(renderer.sites) == 3
+
+
+async def test_a_set_that_a_busy_machine_could_not_try_is_no_bad_one() -> None:
+    renderer = Tried()
+    made = SiteView(SOURCE, merge(SOURCE), looks=Looks(look(SHORT)), renderer=renderer)
+    renderer.error = ScriptNotRendered("lab: takes more than 10 s")
+    with pytest.raises(ScriptNotRendered):
+        await made.refresh_drop_ins()
+    assert (names(made), made.faults, made.trouble) == ([], (), "lab: takes more than 10 s")
+    renderer.error = None
+    await made.refresh_drop_ins()
+    assert (names(made), made.trouble) == (["short"], "")
 
 
 async def test_the_last_good_drop_ins_outlive_the_hub() -> None:
@@ -302,6 +333,24 @@ async def test_a_reload_looks_everywhere_and_says_what_is_wrong(tmp_path: Any) -
     assert looks.everywhere == [True, True]
 
 
+async def test_an_answer_that_nobody_expected_is_told_of_its_cluster_alone(
+    caplog: pytest.LogCaptureFixture, tmp_path: Any
+) -> None:
+    odd, good = Scheduler(), Scheduler(Room("short"))
+    odd.now = ValueError("year 3170843 is out of range")
+    views = {"odd": view(scheduler=odd), "good": view(scheduler=good)}
+    good_one, odd_one = (await Reloader(views, tmp_path, tmp_path).look()).outcomes
+    assert "could not be read" in odd_one.notes[0]
+    assert (good_one.notes, names(views["good"])) == ((), ["short"])
+    assert "year 3170843" in caplog.text
+
+
+async def test_no_more_partitions_are_kept_than_a_form_can_have() -> None:
+    made = view(scheduler=Scheduler(*(Room(f"r{number}") for number in range(MOST_ROOMS + 1))))
+    await made.refresh_discovery()
+    assert len(made.discovery.rooms) == MOST_ROOMS
+
+
 async def test_who_waits_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(siteview, "AT_ONCE", 0.05)
 
@@ -318,24 +367,32 @@ async def test_who_waits_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch)
 
 
 class Connections:
-    """Connections to login nodes by name, each of which answers as it is told."""
+    """Connections to login nodes by name, each of which answers as it is told then."""
 
     def __init__(self, **nodes: Any) -> None:
         self.nodes = nodes
         self.opened: list[str] = []
+        self.asked: list[str] = []
+        self.closed = 0
 
-    def __call__(self, host: str) -> Any:
+    @asynccontextmanager
+    async def __call__(self, host: str) -> AsyncIterator[Runner]:
         self.opened.append(host)
-        answers = self.nodes[host]
+        yield cast("Runner", SimpleNamespace(run=partial(self._run, host)))
+        self.closed += 1
 
-        class Open:
-            async def __aenter__(self) -> Replay:
-                return Replay([answers])
+    async def _run(self, host: str, *_: object, **__: object) -> Completed:
+        self.asked.append(host)
+        answer = self.nodes[host]
+        if isinstance(answer, asyncio.Event):
+            await answer.wait()
+        if isinstance(answer, GatewayError):
+            raise answer
+        return cast("Completed", answer)
 
-            async def __aexit__(self, *exc: object) -> None:
-                pass
 
-        return Open()
+def texts(looks: Sequence[Look]) -> list[str]:
+    return [look.reading.files[0].text for look in looks]
 
 
 def said(node: str, text: str) -> Any:
@@ -351,27 +408,41 @@ def nodes(connections: Connections, connected: Replay, clock: list[float]) -> Lo
     return LoginNodes(["login1", "login2"], Path("/d"), connected, connections, clock=lambda: clock[0])
 
 
-async def test_all_login_nodes_are_asked_now_and_then_and_the_connected_one_each_time() -> None:
+async def test_every_login_node_is_asked_each_time_over_a_connection_that_is_kept() -> None:
     connections = Connections(login1=said("login1", "a"), login2=said("login2", "a"))
-    clock, connected = [0.0], Replay([said("login2", "b"), said("login2", "b")])
-    made = nodes(connections, connected, clock)
-    assert [found.reading.files[0].text for found in await made.look()] == ["a", "a"]
-    clock[0] = 30.0
-    assert [found.reading.files[0].text for found in await made.look()] == ["a", "b"]
-    assert connections.opened == ["login1", "login2"]
-    await made.look(everywhere=True)
-    clock[0] = 400.0
-    await made.look()
-    assert len(connections.opened) == 6
-
-
-async def test_a_login_node_that_is_down_does_not_count() -> None:
-    connections = Connections(login1=LoginNodeUnreachable("down"), login2=said("login2", "a"))
-    connected = Replay([said("login1", "b")])
-    made = nodes(connections, connected, [0.0])
-    assert [found.host for found in await made.look()] == ["login2"]
+    made = nodes(connections, Replay([]), [0.0])
+    assert texts(await made.look()) == ["a", "a"]
     connections.nodes["login1"] = said("login1", "b")
+    assert texts(await made.look()) == ["b", "a"], "the first counts, whichever the gateway is connected with"
+    connections.nodes["login2"] = said("login2", "b")
+    assert texts(await made.look()) == ["b", "b"]
+    assert connections.opened == ["login1", "login2"]
+    await made.close()
+    assert connections.closed == 2
+
+
+async def test_a_login_node_that_is_down_does_not_count_and_is_asked_less_often() -> None:
+    connections = Connections(login1=LoginNodeUnreachable("down"), login2=said("login2", "a"))
+    clock = [0.0]
+    made = nodes(connections, Replay([]), clock)
+    for clock[0] in (0.0, 30.0, 61.0, 90.0, 150.0):
+        assert [found.host for found in await made.look()] == ["login2"]
+    assert connections.asked.count("login1") == 2
+    connections.nodes["login1"] = said("login1", "b")
+    assert [found.host for found in await made.look()] == ["login2"]
+    clock[0] = 185.0
     assert [found.host for found in await made.look()] == ["login1", "login2"], "it is back"
     connections.nodes = dict.fromkeys(connections.nodes, LoginNodeUnreachable("down"))
     with pytest.raises(LoginNodeUnreachable):
         await made.look(everywhere=True)
+    connections.nodes["login1"] = said("login1", "c")
+    assert texts(await made.look()) == ["c"], "with no other answer nobody is left out"
+
+
+async def test_a_login_node_that_hangs_does_not_keep_the_others_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dropins, "_PATIENCE", 0.01)
+    connections = Connections(login1=said("login1", "a"), login2=asyncio.Event())
+    made = nodes(connections, Replay([]), [0.0])
+    assert texts(await made.look()) == ["a"]

@@ -1,14 +1,15 @@
 """Slurm: what is run, and how each answer is read. The recordings are what Slurm 22.05.8 printed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from gateway.discovery import Discovery, Downtime
+from gateway.discovery import MOST_ROOMS, Discovery, Downtime
 from gateway.errors import CancelRefused, ConfigError, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Choices, Completed, JobEnd, JobId, JobState, JobStatus
 from gateway.schedulers import DryRun, Scheduler
@@ -63,6 +64,30 @@ LOOK = [
 ]
 
 
+def test_the_name_of_the_cluster_that_squeue_prints_with_slurm_clusters_is_no_job() -> None:
+    contract = TestContract()
+    (answer,) = contract.listing(["RUNNING"])
+    named = replace(answer, stdout=f"CLUSTER: big\n{answer.stdout}")
+    assert SLURM.read_status([named], [contract.asked()], MARK) == SLURM.read_status(
+        [answer], [contract.asked()], MARK
+    )
+    found = SLURM.read_discovery(LOOK, INSTANCE, MARK)
+    look = [LOOK[0], *(replace(one, stdout=f"CLUSTER: big\n{one.stdout}") for one in LOOK[1:3]), *LOOK[3:]]
+    assert SLURM.read_discovery(look, INSTANCE, MARK) == found
+
+
+def test_while_slurmdbd_does_not_say_where_the_cluster_is_nothing_was_sent() -> None:
+    said = (
+        "sbatch: error: Problem talking to database\nsbatch: error: 'big' can't be reached now, or it is an "
+        "invalid entry for SLURM_CLUSTERS.  Use 'sacctmgr list clusters' to see available clusters.\n"
+    )
+    for status in (0, 1):
+        with pytest.raises(QueueUnreachable):
+            SLURM.read_submit(Completed(status, "", said))
+    with pytest.raises(QueueUnreachable):
+        SLURM.read_cancel(Completed(1, "", said.replace("sbatch", "scancel")))
+
+
 class TestContract(SchedulerContract):
     scheduler = SLURM
     states = STATES
@@ -71,18 +96,31 @@ class TestContract(SchedulerContract):
     not_cancelled = recorded("scancel-not-yours")
     not_there = recorded("scancel-unknown")
     good_directives = (
-        "#SBATCH --qos=interactive --mem-per-cpu=2G -C 'ib&fast'  # not --array=1-3, nor -J",
+        "#SBATCH --qos=interactive --mem-bind=local -C 'ib&fast'  # not --array=1-3, nor -J",
         "#SBATCH -kOs --nice=-5",
-        "#SBATCH --tmp=10G",
+        "#SBATCH --tmp=10G --wckey=x --licenses=matlab -x cn9 --mem-bind=local",
         "##SBATCH --array=1-3",
         " #SBATCH --array=1-3",
         "#SBATCH",
     )
+    chosen_directives: ClassVar[Mapping[str, Sequence[str]]] = {
+        "partition": ("#SBATCH -p other", "#SBATCH -kpother", "#SBATCH --part=other"),
+        "walltime": ("#SBATCH -t 5", "#SBATCH --time=5", "#SBATCH --time-min=5"),
+        "cores": ("#SBATCH -N2", "#SBATCH --nodes=2", "#SBATCH -n 4", "#SBATCH --cpus-per-t=9"),
+        "memory": ("#SBATCH --mem=1G", "#SBATCH --mem-per-cpu=2G", "#SBATCH --mem-per-g 2G"),
+        "gpus": ("#SBATCH --gres=gpu:1", "#SBATCH -G 1", "#SBATCH --gpus-per-node=1", "#SBATCH --gpus=1"),
+        "account": ("#SBATCH -A other", "#SBATCH --acc=other"),
+        "qos": ("#SBATCH --qos=long", "#SBATCH -q long"),
+        "reservation": ("#SBATCH --reservation=R",),
+        "constraint": ("#SBATCH -C ib", "#SBATCH --constraint=ib"),
+        "exclusive": ("#SBATCH --exclusive=user",),
+    }
     bad_directives = (
         "#SBATCH --array=1-3",
         "#SBATCH --arr 1-3",
         "#SBATCH--array=1-3",
-        "#SBATCH --mem=1G -a 1-3",
+        "#SBATCH --nice=1 -a 1-3",
+        "#SBATCH --begin=now+1hour",
         "#SBATCH -ksa1-3",
         '#SBATCH --comment="a b" -a 1-3',
         "#SBATCH hetjob",
@@ -99,7 +137,6 @@ class TestContract(SchedulerContract):
         "#SBATCH -D /tmp",
         "#SBATCH --chdir=/tmp",
         "#SBATCH -M other",
-        "#SBATCH -p other -t 5",
         "#SBATCH --wait",
         "#SBATCH --test-only",
         "#SBATCH -H",
@@ -315,7 +352,7 @@ def test_every_state_has_one_meaning(native: str, state: JobState) -> None:
         ("launch_failed_requeued_held", JobState.HELD),
         ("launch failed requeued held", JobState.HELD),
         ("PartitionTimeLimit", JobState.CANNOT_START),
-        ("PartitionNodeLimit", JobState.CANNOT_START),
+        ("PartitionNodeLimit", JobState.QUEUED),
         ("PartitionConfig", JobState.CANNOT_START),
         ("BadConstraints", JobState.CANNOT_START),
         ("DependencyNeverSatisfied", JobState.CANNOT_START),
@@ -549,6 +586,52 @@ def test_a_place_in_the_line_counts_those_before_in_the_same_partition() -> None
     assert [job.job_id for job in found.ours or ()] == ["3", "6", "8"]
 
 
+#: As long as a line may be that is looked at: work that grows with its square takes minutes for all of them.
+LONG = 65_000
+
+
+@pytest.mark.parametrize("part", ["b", "b=", "(", "gpu:", "[", "Nodes=a[", "PrivateData "])
+def test_no_line_takes_more_time_than_its_length(part: str) -> None:
+    line = part * (LONG // len(part))
+    text = Completed(0, f"PartitionName=p Nodes={line}\n{line}\np|{line}\n" * 20)
+    found = discover(partitions=text, nodes=text, reservations=text, config=text, accounts=text)
+    assert {room.name for room in found.rooms} == {"p"}
+
+
+def test_a_line_that_is_too_long_hides_no_other() -> None:
+    text = f"PartitionName=long Nodes={'b' * 10**6}\nPartitionName=short Nodes=cn1\n"
+    assert [room.name for room in discover(partitions=Completed(0, text)).rooms] == ["short"]
+
+
+def test_no_more_partitions_are_looked_at_than_a_form_can_have() -> None:
+    text = "".join(f"PartitionName=p{number} Nodes=cn1\n" for number in range(MOST_ROOMS + 1))
+    assert len(discover(partitions=Completed(0, text)).rooms) == MOST_ROOMS
+
+
+@pytest.mark.parametrize("digits", ["9" * 14, "1" * 5000, "٣٣"])
+def test_a_strange_number_is_not_known_and_breaks_nothing(digits: str) -> None:
+    limits = f"MaxTime={digits} DefaultTime={digits}-00:00:00 MaxMemPerNode={digits}"
+    nodes = (
+        f"p|0/8/0/{digits}|(null)|(null)|1|1|0/1/0/1||\n"
+        f"p|0/8/0/8|gpu:{digits}|gpu:1|{digits}|{digits}|0/1/0/1||\n"
+    )
+    times = f"StartTime={digits} EndTime={digits} Nodes=p1 Flags=MAINT"
+    found = discover(
+        partitions=Completed(0, f"PartitionName=p {limits} Nodes=p[1-{digits}]\n"),
+        nodes=Completed(0, nodes),
+        reservations=Completed(0, f"ReservationName=r {times}\n"),
+    )
+    (room,) = found.rooms
+    assert (room.max_walltime, room.default_walltime, room.max_memory, room.max_cores) == (None,) * 4
+    assert (room.cores, room.gpus, found.downtimes) == (8, {}, ())
+
+
+@pytest.mark.parametrize("restarts", ["1" * 5000, "٣"])
+def test_a_strange_count_of_restarts_is_no_job(restarts: str) -> None:
+    with pytest.raises(QueueUnreachable, match="cannot be read"):
+        read(row("1", restarts=restarts))
+
+
 def test_nobody_forges_a_job_of_this_instance() -> None:
     name = f"x\n7|RUNNING|debug|1|alice|None~{'0' * 16}~{NAME}~{'0' * 16}."
     found = discover(jobs=Completed(0, queued("1", "RUNNING", "debug", 1, user="bob", name=name)))
@@ -560,6 +643,7 @@ def test_nobody_forges_a_job_of_this_instance() -> None:
     [
         Completed(0, queued("1", "RUNNING", "debug", 1)[:-2]),
         Completed(0, queued("x", "RUNNING", "debug", 1)),
+        Completed(0, queued("1" * 5000, "RUNNING", "debug", 1)),
         Completed(0, f"1|RUNNING~{MARK}~x~{MARK}.\n"),
         Completed(0, f"1|RUNNING|debug|1|alice|None~{MARK}.\n"),
         recorded("squeue-dead"),
@@ -687,3 +771,92 @@ def test_reasons_are_sentences_and_unknown_ones_are_shown_as_they_are() -> None:
         (job,) = read(row("1", state=native))
         if state.ended and state is not JobState.COMPLETED:
             assert re.fullmatch(r"[A-Z].*\.", SLURM.why(job))
+
+
+# --- discovery, field by field ----------------------------------------------------------------------------
+
+
+def test_our_jobs_in_a_discovery_say_why_they_wait() -> None:
+    rows = queued("3", "PENDING", "debug", 10, name=NAME, reason="Priority")
+    rows += queued("4", "RUNNING", "debug", 10, name=NAME, reason="None")
+    waits, runs = discover(jobs=Completed(0, rows)).ours or ()
+    assert (waits.native, waits.reason, runs.native, runs.reason) == ("PENDING", "Priority", "RUNNING", "")
+
+
+def test_a_reason_may_hold_what_separates_fields() -> None:
+    (job,) = (
+        discover(jobs=Completed(0, queued("3", "PENDING", "debug", 10, name=NAME, reason="a|b"))).ours or ()
+    )
+    assert (job.reason, job.user) == ("a|b", "alice")
+
+
+def test_what_cannot_be_read_hides_nothing_behind_it() -> None:
+    bad = "a row|that\ndebug|x/0/0/1|||1|1|0/1/0/1||\ndebug|0/1/0/1|||1|1|x||\n"
+    nodes = f"{bad}debug|0/4/0/4|||9000|4|0/1/0/1||\n"
+    (debug, *_) = discover(nodes=Completed(0, nodes)).rooms
+    assert (debug.nodes, debug.max_cores) == (1, 4)
+    window = "StartTime=1795464383 EndTime=1795471583 Nodes=cn[1-2] PartitionName=(null)"
+    text = (
+        f"odd\nReservationName=a {window} Flags=MAINT\nReservationName=b {window.replace('[1-2]', '9')} "
+        f"Flags=MAINT\nReservationName=c StartTime=1795464383 EndTime= Flags=MAINT\n"
+        f"ReservationName=d {window.replace('(null)', 'debug,gpu')} Flags=FLEX\n"
+    )
+    found = discover(reservations=Completed(0, text)).downtimes
+    assert [downtime.name for downtime in found] == ["a", "d"]
+    assert found[1].partitions == {"debug", "gpu"}
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("30", 30),
+        ("30:59", 30),
+        ("2:30:00", 150),
+        ("1-00:00:00", 1440),
+        ("1-2:03:04", 1563),
+        ("UNLIMITED", None),
+        ("INFINITE", None),
+        ("", None),
+    ],
+)
+def test_a_partitions_limit_is_minutes_in_all_of_slurms_forms(text: str, minutes: int | None) -> None:
+    line = f"PartitionName=p MaxTime={text} DefaultTime={text} State=UP\n"
+    (room,) = discover(partitions=Completed(0, line)).rooms
+    assert (room.max_walltime, room.default_walltime) == (minutes, minutes)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--cluster-constraint=x", "--clusters=x", "--export=ALL", "--export-file=x", "--gid=0", "--help"),
+        *(
+            "--hold",
+            "--parsable",
+            "--partition=x",
+            "--quiet",
+            "--time=1",
+            "--time-min=1",
+            "--uid=0",
+            "--usage",
+        ),
+        *(
+            "--version",
+            "--wait",
+            "--wrap=x",
+            "-a1",
+            "-Dx",
+            "-ex",
+            "-h",
+            "-H",
+            "-Jx",
+            "-Mx",
+            "-ox",
+            "-px",
+            "-Q",
+        ),
+        *("-t1", "-V", "-W"),
+    ],
+)
+def test_an_option_that_changes_what_the_gateway_asks_for_is_a_fault(option: str) -> None:
+    (fault,) = SLURM.header_faults(f"#SBATCH {option}")
+    assert fault.startswith(f"line 1: {option[:2] if option[1] != '-' else option.partition('=')[0]} ")

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import AlreadyRunning, ConfigError, NotFound
 from gateway.lifecycle import Event, Phase, UnexpectedEvent
 from gateway.model import Choices, EndReason, JobId, Secrets, Server, User
-from gateway.store import Code, Database, ServerStore, SessionStore, SiteViewStore, upgrade
+from gateway.store import Code, Database, ServerStore, SessionStore, SiteViewStore, tables, upgrade
 from gateway.store.database import DatabaseUnreachable
 from gateway.store.sealed import Seal
 from gateway.store.tables import metadata
@@ -219,16 +219,15 @@ async def test_a_write_whose_caller_is_cancelled_is_whole_and_leaves_nothing_loc
 
 
 async def test_choices_of_an_older_version_are_read_with_what_has_come_since(
-    servers: ServerStore, tmp_path: Path
+    servers: ServerStore, database: Database
 ) -> None:
     chosen = replace(SERVER.choices, qos="normal", exclusive=True, extra={"image": "a"})
     await servers.create(replace(SERVER, choices=chosen), SECRETS)
     assert (await servers.get(SERVER.id)).choices == chosen
-    old = '{"cluster":"lab","application":"lab","partition":"short","walltime":5,"cores":1,"memory":500}'
-    connection = sqlite3.connect(tmp_path / "gateway.sqlite")
-    connection.execute("UPDATE servers SET choices = ?", (old,))
-    connection.commit()
-    connection.close()
+    old: dict[str, object] = {"cluster": "lab", "application": "lab", "partition": "short"}
+    old |= {"walltime": 5, "cores": 1, "memory": 500}
+    async with database.writing() as connection:
+        await connection.execute(update(tables.servers).values(choices=old))
     assert (await servers.get(SERVER.id)).choices == SERVER.choices
 
 

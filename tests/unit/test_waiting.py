@@ -107,3 +107,82 @@ def test_during_a_downtime_nothing_starts() -> None:
 def test_a_job_that_is_not_in_line_is_told_its_reason_alone(state: JobState) -> None:
     job = replace(JOB, state=state, starts=NOW + timedelta(hours=1))
     assert said(Discovery(downtimes=(DOWN,), positions={JOB.job_id: 1}), job) == SAID
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [
+        (2, "in a minute or two"),
+        (2.1, "in about 5 minutes"),
+        (54.9, "in about 55 minutes"),
+        (55, "in about an hour"),
+        (89.9, "in about an hour"),
+        (90, "in about 2 hours"),
+        (36 * 60 - 1, "in about 36 hours"),
+        (36 * 60, "in about 2 days"),
+    ],
+)
+def test_an_estimate_grows_coarser_with_the_time_until_then(minutes: float, words: str) -> None:
+    job = replace(JOB, starts=NOW + timedelta(minutes=minutes))
+    assert said(job=job).endswith(f"The scheduler expects it to start {words}.")
+
+
+@pytest.mark.parametrize("position", [0, -1])
+def test_a_place_that_is_none_is_not_spoken_of(position: int) -> None:
+    assert said(Discovery(positions={JOB.job_id: position})) == SAID
+
+
+def test_an_estimate_that_is_over_is_not_spoken_of() -> None:
+    assert said(job=replace(JOB, starts=NOW)) == SAID
+
+
+def test_the_next_downtime_is_the_one_that_is_named() -> None:
+    later = replace(DOWN, start=NOW.replace(hour=17), end=NOW.replace(hour=18))
+    for both in ((DOWN, later), (later, DOWN)):
+        assert "16:00 to 23:00" in said(Discovery(downtimes=both))
+
+
+def test_a_job_that_ends_as_the_downtime_begins_may_start() -> None:
+    assert said(Discovery(downtimes=(replace(DOWN, start=NOW + timedelta(hours=8)),))) == SAID
+    early = replace(DOWN, start=NOW + timedelta(hours=8) - timedelta(seconds=1))
+    assert said(Discovery(downtimes=(early,))) != SAID
+
+
+@pytest.mark.parametrize(
+    ("minutes", "fits"),
+    [
+        (15, ""),  # 9 minutes: not worth a start
+        (16, "; 10 min can"),
+        (67, "; 50 min can"),
+        (69, "; 1 h can"),
+        (193, "; 2 h 30 min can"),
+        (195, "; 3 h can"),
+        (330, "; 5 h can"),
+    ],
+)
+def test_what_fits_before_a_downtime_is_a_walltime_that_people_type(minutes: int, fits: str) -> None:
+    down = replace(DOWN, start=NOW + timedelta(minutes=minutes))
+    assert f"UTC){fits}. " in said(Discovery(downtimes=(down,)))
+
+
+def test_a_downtime_a_week_away_is_the_next_one() -> None:
+    week = replace(DOWN, start=NOW + timedelta(days=7), end=NOW + timedelta(days=8))
+    month = replace(CHOICES, walltime=30 * 24 * 60)
+    assert "before the next downtime (Sun 8 Feb" in said(Discovery(downtimes=(week,)), choices=month)
+    sooner = replace(week, start=week.start - timedelta(minutes=1))
+    assert "before Sunday's downtime" in said(Discovery(downtimes=(sooner,)), choices=month)
+
+
+def test_a_downtime_that_begins_now_has_begun() -> None:
+    assert said(Discovery(downtimes=(replace(DOWN, start=NOW),))).startswith("Nothing starts during")
+
+
+def test_a_downtime_of_the_jobs_own_partition_is_in_its_way() -> None:
+    own = replace(DOWN, partitions=frozenset({"short", "long"}))
+    assert said(Discovery(downtimes=(own,))) != SAID
+
+
+def test_of_a_long_reason_two_sentences_are_said() -> None:
+    text = why_it_waits(JOB, "One. Two. Three.", CHOICES, Discovery(), NOW)
+    assert text == "One. Two."
+    assert why_it_waits(JOB, " ", CHOICES, Discovery(), NOW) == ""

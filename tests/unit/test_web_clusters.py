@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from tornado.testing import bind_unused_port
 
-from gateway.discovery import Room
+from gateway.discovery import Discovery, Room
 from gateway.model import JobId
 from gateway.origins import Origins
 from gateway.sitemerge import merge
@@ -111,6 +111,16 @@ async def test_an_orphan_is_shown_with_its_owner_and_when_it_is_cancelled(browse
     text = await shown(browser)
     for words in ("4711", "alice", "Mon 5 Jan, 10:00 UTC", "after Tue 6 Jan, 10:00 UTC"):
         assert words in text
+
+
+async def test_where_other_peoples_jobs_are_hidden_it_says_that_orphans_are_not_looked_for(
+    browser: Browser, site: Site
+) -> None:
+    words = "not looked for on The lab"
+    assert words not in await shown(browser)
+    site.view.discovery = Discovery(hidden=True)
+    _, page = await browser.open(PAGE)
+    assert words in page.body.decode()
 
 
 async def test_read_again_now_asks_and_shows_what_came_of_it(browser: Browser, site: Site) -> None:

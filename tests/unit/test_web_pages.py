@@ -8,12 +8,14 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from tornado.httpclient import HTTPResponse
 from tornado.testing import bind_unused_port
 
+from gateway import options
 from gateway.discovery import Discovery, Room
 from gateway.errors import (
     ConfigError,
@@ -30,7 +32,7 @@ from gateway.model import EndReason, User
 from gateway.options import check
 from gateway.origins import ENTERED_COOKIE, ROUTE_COOKIE, SESSION_COOKIE, Origins
 from gateway.script import preview_facts, render_script
-from gateway.siteconfig import parse_site_config
+from gateway.siteconfig import SiteConfig, parse_site_config
 from gateway.timeline import Entry
 from gateway.web import make_application, make_server
 from gateway.web.base import secret_hash
@@ -403,6 +405,22 @@ async def test_two_clusters_have_a_form_each(alice: Browser, world: World) -> No
     page = text(await alice.fetch(f"{HUB}/hub/spawn?cluster=other"))
     assert 'name="cluster" value="other"' in page
     assert "?cluster=lab" in page
+
+
+async def test_only_the_form_that_is_shown_is_made(
+    alice: Browser, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    form = options.form
+
+    def counted(shown: SiteConfig, *others: Any) -> options.Form:
+        made.append(shown.name)
+        return form(shown, *others)
+
+    monkeypatch.setattr(options, "form", counted)
+    world.sites |= {name: site(name, name) for name in ("second", "third")}
+    await alice.fetch(f"{HUB}/hub/spawn?cluster=second")
+    assert made == ["second"]
 
 
 async def test_waiting_shows_the_schedulers_reason_and_goes_on_without_scripts(

@@ -1,6 +1,7 @@
 """TinyQ, a scheduler with one program: ``tq``. It is the example of docs/schedulers.rst."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
 
 from gateway.discovery import Discovery, Room
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
@@ -24,9 +25,10 @@ class TinyQ:
     template = "tinyq.sh.j2"
     programs = ("tq",)
     directive = "#TQ"
+    resources: ClassVar[Mapping[str, str]] = {}
     accounting_lag = 0.0
 
-    def header_faults(self, header: str) -> tuple[str, ...]:
+    def header_faults(self, header: str, chosen: Collection[str] = ()) -> tuple[str, ...]:
         """Refuse what would take the template's lines back: all that TinyQ has."""
         lines = enumerate(header.split("\n"), 1)
         return tuple(f"line {n}: TinyQ takes no more options." for n, line in lines if line.startswith("#TQ"))
@@ -111,7 +113,8 @@ class TinyQ:
             return "The job was cancelled. If it was not you, ask the cluster's administrators why."
         if status.state is JobState.FAILED:
             return "The application ended with an error. Its log says more."
-        return f"The scheduler gives a reason of its own: {one_line(status.reason)}." if status.reason else ""
+        reason = one_line(status.reason).rstrip(".")
+        return f"The scheduler gives a reason of its own: {reason}." if reason else ""
 
 
 def _rows(verb: str, completed: Completed) -> list[list[str]]:
