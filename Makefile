@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo demo-chroot packages unit test lint types layers format lab lab-up lab-down bench clean
+.PHONY: help demo demo-chroot packages unit test lint types layers format lab lab-up lab-down bench mutants clean
 
 help:
 	@echo "make demo       try it here: no root, Python 3.11 alone; Ctrl-C ends it"
@@ -13,6 +13,7 @@ help:
 	@echo "make lab-up     the lab in the background; var/lab.env says where it is.  make lab-down ends it"
 	@echo "make demo-chroot  make demo in a Debian with nothing but python3 and make (root): its seconds"
 	@echo "make bench      the benchmark: ratios to ssh -L and to configurable-http-proxy"
+	@echo "make mutants    how many small faults in the readers the unit tests notice: half an hour"
 
 demo: .venv/demo
 	@$(BIN)/gateway demo
@@ -73,6 +74,10 @@ lab-down:
 bench: packages .venv/stamp
 	@tests/install-packages wrk nginx-light nodejs npm
 	$(BIN)/python benchmarks/proxy.py
+
+mutants: .venv/stamp
+	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
+	$(BIN)/python -m tests.mutants $(MODULES)
 
 clean:
 	rm -rf .venv build dist var *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""How many small faults in what reads the schedulers the unit tests notice: ``make mutants``."""
