@@ -184,10 +184,14 @@ class Person:
 
     def stop(self, server: str = "", timeout: float = 40.0) -> None:
         """Stop a server by the button on the home page, and wait until it has ended."""
+        self.ask_to_stop(server)
+        self.wait_for("ended", server, timeout)
+
+    def ask_to_stop(self, server: str = "") -> None:
+        """Press the button that stops a server."""
         found = _XSRF.search(self.request("GET", f"{self.hub}/hub/home", headers=NAVIGATION).text)
         assert found, "no form on the home page"
         assert self.post(_page("/hub/stop", server), found[1]).status == 303
-        self.wait_for("ended", server, timeout)
 
     def state(self, server: str = "") -> dict[str, Any]:
         """Return id, phase, job_id, host … of a server, as the API tells; phase "ended" if there is none."""

@@ -17,7 +17,8 @@ OPTIONS = dict(word.removeprefix("--ServerApp.").split("=", 1) for word in sys.a
 NAME = OPTIONS["base_url"].rstrip("/").rpartition("/")[2]
 QUIET = Path.home() / f".quiet-{NAME}"
 TOKEN = Path(os.environ["JUPYTER_TOKEN_FILE"]).read_text()
-SELF = {"id": Path(OPTIONS["certfile"]).parent.name, "job": os.environ["SLURM_JOB_ID"], "pid": os.getpid()}
+JOB = os.environ.get("SLURM_JOB_ID", "")
+SELF = {"id": Path(OPTIONS["certfile"]).parent.name, "job": JOB, "pid": os.getpid()}
 
 
 class Handler(BaseHTTPRequestHandler):
