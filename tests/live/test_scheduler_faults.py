@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import html
 import re
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pytest
-import websocket
 
 from tests.lab import Lab
 from tests.lab.nodes import LabError, wait_until
@@ -109,25 +107,6 @@ class Stage:
         (slurm,) = (cluster for cluster in self.clusters.values() if isinstance(cluster, SlurmBatch))
         return slurm
 
-    @contextmanager
-    def kept_alive(self) -> Iterator[None]:
-        """Answer Jupyter's pings as a browser does: it closes WebSockets that are silent for long."""
-        over = threading.Event()
-
-        def answer() -> None:
-            while not over.wait(5):
-                for kernel in self.kernels.values():
-                    with suppress(OSError, websocket.WebSocketException):  # whoever uses it next is told
-                        kernel.socket.pong()
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join(10)
-
     # --- what must be so, whatever happens ---
 
     def check_kernels(self, phase: str = "ready") -> None:
@@ -161,7 +140,6 @@ def stage(lab: Lab) -> Iterator[Stage]:
             cluster.prepare()
         lab.start_gateway()
         stage = Stage(lab, Person(lab, "alice").login(), clusters)
-        after.enter_context(stage.kept_alive())
         after.callback(lab.stop_gateway)
         choices = {"application": "lab", "memory": "500M", "walltime": "1h"}
         states = stage.wait(stage.ask("kernel", **choices), "ready", 60)

@@ -57,18 +57,19 @@ def clusters(lab: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def alice(clusters: Lab) -> Iterator[Person]:
-    """Alice with a Chromium of her own."""
+def browser(clusters: Lab) -> Iterator[Browser]:
+    """A fresh Chromium."""
     if not chromium.PROGRAM.exists():
         pytest.skip("the browser tests need Debian's package chromium")
     chromium.SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     certificate = clusters.state / "tls/gateway.pem"
     with sync_playwright() as playwright, chromium.launch(playwright, certificate) as browser:
-        yield from visit(browser, clusters)
+        yield browser
 
 
-def visit(browser: Browser, lab: Lab) -> Iterator[Person]:
-    with Person(browser, lab, "alice") as alice:
+@pytest.fixture
+def alice(clusters: Lab, browser: Browser) -> Iterator[Person]:
+    with Person(browser, clusters, "alice") as alice:
         yield alice
 
 
@@ -119,3 +120,15 @@ def test_from_each_clusters_form_to_a_cell_that_runs_on_its_node(clusters: Lab, 
         wait_until(no_jobs(clusters, place), f"{place.name} has no job")
     watch.lap("all have ended")
     assert alice.complaints == []
+
+
+def test_an_administrator_sees_what_every_cluster_has(clusters: Lab, browser: Browser) -> None:
+    with Person(browser, clusters, "carol") as carol:
+        carol.log_in()
+        carol.page.get_by_role("link", name="Clusters").click()
+        carol.page.get_by_role("button", name="Read again now").click()
+        for place in PLACES:
+            table = carol.page.get_by_role("region", name=f"Partitions of {place.name}", exact=True)
+            table.get_by_role("cell", name=place.partition, exact=True).wait_for()
+        carol.screenshots("clusters")
+        assert carol.complaints == []
