@@ -108,6 +108,10 @@ class SgeCluster:
         for name in ("default", "spool"):
             (share / name).mkdir(parents=True)
         shutil.copytree(_FILES, share / "files")
+        # execd kills what bears a group id of its job, wherever it is: labs see each other's processes
+        first = 1_000_000 + 100 * self.lab.port
+        configuration = share / "files/configuration"
+        configuration.write_text(configuration.read_text().replace("GIDS", f"{first}-{first + 99}"))
         for node in (self.login, self.node):
             node.run(["mount", "--bind", "/srv/sge/default", "/var/lib/gridengine/default"], check=True)
             node.run(["mount", "--bind", "/srv/sge/spool", "/var/spool/gridengine"], check=True)
