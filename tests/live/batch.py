@@ -6,7 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -170,7 +170,8 @@ class SlurmBatch(Batch):
         """Let a job start that was requeued: Slurm holds it back for two minutes."""
         second = int(time.time())  # slurmd refuses a job's credential of the second in which it was killed
         wait_until(lambda: int(time.time()) > second, "the next second", 5)
-        self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        with suppress(LabError):  # it has started by itself
+            self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def set_node(self, node: str, state: str) -> None:
         """Declare what a node is: DRAIN, DOWN, RESUME."""
