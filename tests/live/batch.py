@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from tests.lab import Lab, gateway, pbs, sge
 from tests.lab.daemons import Daemon
-from tests.lab.nodes import Node, wait_until
+from tests.lab.nodes import LabError, Node, wait_until
 
 #: A small application, in a directory that all nodes share; it may be started again after a requeue.
 SMALL = "small"
