@@ -6,16 +6,13 @@ import compileall
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.lab import gateway
-from tests.lab.accounts import BY_NAME, write_private
 from tests.lab.clusters import PBS
 from tests.lab.daemons import Daemon
-from tests.lab.nodes import Node, wait_until
-
-if TYPE_CHECKING:
-    from tests.lab.lab import Lab
+from tests.lab.nodes import wait_until
+from tests.lab.ondemand import OnDemand
 
 PROGRAMS = ("qsub", "qstat", "qdel", "qalter", "qselect", "pbsnodes")
 #: Where the cluster's nodes find it.
@@ -92,11 +89,11 @@ def install(prefix: Path, *, seen_as: str | None = None, server: str, host: str)
     return prefix / "bin"
 
 
-class PbsCluster:
+class PbsCluster(OnDemand):
     """PBS: the server on ``pbslogin``, what runs jobs on ``pbsn1``."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    cluster = PBS
+    site_config = SITE_CONFIG
 
     def start(self) -> None:
         """Start the nodes and the daemons; what runs is left alone.
@@ -122,25 +119,7 @@ class PbsCluster:
         self.clear_jobs()
         self.mom.stop()
         self.server.stop()
-        self._site_config.unlink(missing_ok=True)
-
-    def write_site_config(self, text: str = SITE_CONFIG) -> None:
-        """Write the gateway's site config of this cluster."""
-        write_private(self._site_config, text, BY_NAME["gateway"].uid)
-
-    @property
-    def _site_config(self) -> Path:
-        return self.lab.state / "hub/sites" / f"{PBS.name}.yaml"
-
-    @property
-    def login(self) -> Node:
-        """The login node: sshd and the server."""
-        return self.lab.nodes[PBS.login]
-
-    @property
-    def node(self) -> Node:
-        """The compute node."""
-        return self.lab.nodes[PBS.compute[0]]
+        self.remove_site_config()
 
     @property
     def server(self) -> Daemon:

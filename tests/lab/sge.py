@@ -5,16 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tests.lab import gateway
-from tests.lab.accounts import BY_NAME, write_private
 from tests.lab.clusters import SGE
 from tests.lab.daemons import Daemon
-from tests.lab.nodes import PATH, Node, wait_until
-
-if TYPE_CHECKING:
-    from tests.lab.lab import Lab
+from tests.lab.nodes import PATH, wait_until
+from tests.lab.ondemand import OnDemand
 
 #: The queues, and the longest walltime of each (h_rt).
 QUEUES = {"long.q": "2:0:0", "short.q": "0:10:0"}
@@ -60,11 +56,11 @@ applications:
 _FILES = Path(__file__).with_name("files") / "sge"
 
 
-class SgeCluster:
+class SgeCluster(OnDemand):
     """Grid Engine: qmaster on ``sgelogin``, execd on ``sgen1``; both are administrative and submit hosts."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    cluster = SGE
+    site_config = SITE_CONFIG
 
     def start(self) -> None:
         """Start the nodes and the daemons; what runs is left alone.
@@ -94,15 +90,7 @@ class SgeCluster:
         self.clear_jobs()
         self.execd.stop()
         self.qmaster.stop(signal.SIGKILL)  # asked to end, it takes seven seconds
-        self._site_config.unlink(missing_ok=True)
-
-    def write_site_config(self, text: str = SITE_CONFIG) -> None:
-        """Write the gateway's site config of this cluster."""
-        write_private(self._site_config, text, BY_NAME["gateway"].uid)
-
-    @property
-    def _site_config(self) -> Path:
-        return self.lab.state / "hub/sites" / f"{SGE.name}.yaml"
+        self.remove_site_config()
 
     def _make_cell(self, share: Path) -> None:
         for name in ("default", "spool"):
@@ -130,16 +118,6 @@ class SgeCluster:
         """Return whether the queues have their slots: the node has been heard."""
         shown = self.login.run(["qstat", "-f", "-q", "long.q"]).stdout
         return "long.q@sgen1" in shown and "-NA-" not in shown
-
-    @property
-    def login(self) -> Node:
-        """The login node: sshd and sge_qmaster."""
-        return self.lab.nodes[SGE.login]
-
-    @property
-    def node(self) -> Node:
-        """The compute node."""
-        return self.lab.nodes[SGE.compute[0]]
 
     @property
     def qmaster(self) -> Daemon:
