@@ -25,13 +25,6 @@ _OWN = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DryRun:
-    """What a scheduler says of a job before it is handed in: when it would start, if it says."""
-
-    starts: datetime | None = None
-
-
 class Scheduler(Protocol):
     """One kind of batch system.
 
@@ -110,8 +103,8 @@ class Scheduler(Protocol):
     def dry_run_command(self) -> Command | None:
         """Return what asks whether the ``script`` could ever run, in the same place; None if nothing does."""
 
-    def read_dry_run(self, completed: Completed) -> DryRun:
-        """Return the answer; also an empty one where there is none or it is not clear.
+    def read_dry_run(self, completed: Completed) -> None:
+        """Return if the job could run, and also if there is no answer or it is not clear.
 
         Raises:
             SubmitRefused: The job can never run as it is.

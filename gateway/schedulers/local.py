@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from gateway.discovery import Discovery, Room
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
-from gateway.schedulers import DryRun
 from gateway.schedulers.text import FORM, checked_instance, checked_mark, checked_names, one_line
 
 #: The program's own states, :class:`gateway.localqueue.jobs.State`.
@@ -88,9 +87,8 @@ class Local:
         """Return None: the queue says no at once when a job is handed in."""
         return None
 
-    def read_dry_run(self, completed: Completed) -> DryRun:
-        """Return an empty answer."""
-        return DryRun()
+    def read_dry_run(self, completed: Completed) -> None:
+        """Do nothing: there is no dry run."""
 
     def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
         """Return the survey command."""

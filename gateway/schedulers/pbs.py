@@ -19,7 +19,7 @@ from gateway.errors import (
     SubmitRefused,
 )
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobStatus, Listing
-from gateway.schedulers import DryRun, pbs_words
+from gateway.schedulers import pbs_words
 from gateway.schedulers.pbs_cluster import discovery_commands, read_discovery, sees_all
 from gateway.schedulers.pbs_header import header_faults
 from gateway.schedulers.pbs_rows import JOB_ID, read_end, read_job, rows
@@ -79,9 +79,8 @@ class Pbs:
         """Return None: PBS has none. What can never run is said soon after, in the job's comment."""
         return None
 
-    def read_dry_run(self, completed: Completed) -> DryRun:
-        """Return an empty answer."""
-        return DryRun()
+    def read_dry_run(self, completed: Completed) -> None:
+        """Do nothing: there is no dry run."""
 
     def status_commands(
         self, asked: Collection[Asked], mark: str, *, ended: bool = True

@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 from gateway.discovery import Discovery
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
-from gateway.schedulers import DryRun, sge_discovery, sge_why
+from gateway.schedulers import sge_discovery, sge_why
 from gateway.schedulers.sge_documents import Details, details, not_listed, rows, status
 from gateway.schedulers.text import (
     CHOSEN,
@@ -128,8 +128,8 @@ class Sge:
         """Return the qsub command that only verifies: whether the job could run if the cluster were empty."""
         return Command(("qsub", "-w", "v", "./script"))
 
-    def read_dry_run(self, completed: Completed) -> DryRun:
-        """Return nothing, or raise: Grid Engine says no times, and exit status 1 may be many things."""
+    def read_dry_run(self, completed: Completed) -> None:
+        """Raise what qsub says of a job that no queue can run; exit status 1 may be many other things."""
         if (
             completed.status == 1
             and not _UNCLEAR.search(completed.stderr)
@@ -138,7 +138,6 @@ class Sge:
             raise SubmitRefused(
                 f"qsub -w v: {one_line(completed.stderr)}", f"The cluster did not accept the job: {words}."
             )
-        return DryRun()
 
     def status_commands(
         self, asked: Collection[Asked], mark: str, *, ended: bool = True

@@ -8,7 +8,7 @@ from typing import ClassVar
 from gateway.discovery import Discovery
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
-from gateway.schedulers import DryRun, slurm_discovery, slurm_header, slurm_why
+from gateway.schedulers import slurm_discovery, slurm_header, slurm_why
 from gateway.schedulers.slurm_why import reason_word
 from gateway.schedulers.text import FORM, checked_mark, checked_names, no_answer, one_line
 
@@ -71,7 +71,6 @@ _NEVER_RUNS = re.compile(
     r"|[Rr]eservation is invalid|Invalid generic resource|More processors requested than permitted"
     r"|Node count specification invalid|not permitted to use this partition|unrecognized option"
 )
-_STARTS = re.compile(r"^sbatch: Job [0-9]+ to start at ([1-9][0-9]{8,10}) ", re.M | re.A)
 
 _EPOCH = re.compile(r"[1-9][0-9]{8,10}", re.ASCII)
 _JOB_ID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
@@ -129,16 +128,12 @@ class Slurm:
 
         With EnforcePartLimits=NO it takes a walltime over the partition's limit, as a real submit does.
         """
-        return Command(("sbatch", "--parsable", "--export=NIL", "--test-only", "./script"), _SECONDS)
+        return Command(("sbatch", "--parsable", "--export=NIL", "--test-only", "./script"))
 
-    def read_dry_run(self, completed: Completed) -> DryRun:
-        """Return when the job would start, if it were handed in now."""
-        if no_answer(completed):
-            return DryRun()
-        if completed.status != 0 and _NEVER_RUNS.search(completed.stderr):
+    def read_dry_run(self, completed: Completed) -> None:
+        """Raise what sbatch says of a job that can never run; squeue tells better when one would start."""
+        if not no_answer(completed) and completed.status != 0 and _NEVER_RUNS.search(completed.stderr):
             raise SubmitRefused(*_refusal(completed))
-        found = _STARTS.search(completed.stderr) if completed.status == 0 else None
-        return DryRun(_instant(found[1]) if found else None)
 
     def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
         """Return the commands: see :mod:`gateway.schedulers.slurm_discovery`."""

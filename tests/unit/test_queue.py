@@ -31,7 +31,6 @@ from gateway.model import Asked, Choices, Command, Completed, JobEnd, JobId, Job
 from gateway.queue import Allowance, Ending, Queue
 from gateway.queue.pace import Pace
 from gateway.queue.turns import Turns
-from gateway.schedulers import DryRun
 from gateway.schedulers.slurm import Slurm
 from gateway.script import Exit, ExitWord
 from gateway.servers import patience
@@ -371,10 +370,9 @@ class Plain(Slurm):
     def dry_run_command(self) -> Command | None:
         return Command(("sbatch", "--test-only", "./script"))
 
-    def read_dry_run(self, completed: Completed) -> DryRun:
+    def read_dry_run(self, completed: Completed) -> None:
         if "never" in completed.stderr:
             raise SubmitRefused(completed.stderr)
-        return DryRun()
 
     def status_commands(
         self, asked: Collection[Asked], mark: str, *, ended: bool = True

@@ -12,7 +12,7 @@ import pytest
 from gateway.discovery import MOST_ROOMS, Discovery, Downtime
 from gateway.errors import CancelRefused, ConfigError, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Choices, Completed, JobEnd, JobId, JobState, JobStatus
-from gateway.schedulers import DryRun, Scheduler
+from gateway.schedulers import Scheduler
 from gateway.schedulers.slurm import STATES, Slurm
 from gateway.script import JobFacts, render_script
 from gateway.siteconfig import parse_site_config
@@ -466,12 +466,11 @@ def test_an_accounting_that_does_not_answer_says_nothing() -> None:
 # --- the dry run ------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_the_expected_start() -> None:
+def test_a_dry_run_hands_nothing_in_and_lets_a_good_job_pass() -> None:
     command = SLURM.dry_run_command()
     assert command
     assert command.words == ("sbatch", "--parsable", "--export=NIL", "--test-only", "./script")
-    assert command.environment == ("SLURM_TIME_FORMAT=%s",)
-    assert SLURM.read_dry_run(recorded("dry-ok")) == DryRun(datetime.fromtimestamp(1795461384, UTC))
+    SLURM.read_dry_run(recorded("dry-ok"))
 
 
 @pytest.mark.parametrize(
@@ -494,12 +493,12 @@ def test_a_dry_runs_refusal_is_in_slurms_own_words() -> None:
 @pytest.mark.parametrize("name", ["drained", "memory", "node-down"])
 def test_a_dry_run_that_fails_for_what_may_pass_refuses_nothing(name: str) -> None:
     """A node that is down and more memory than any has are told in the same words: sbatch knows better."""
-    assert SLURM.read_dry_run(recorded(f"dry-{name}")) == DryRun()
+    SLURM.read_dry_run(recorded(f"dry-{name}"))
 
 
 @pytest.mark.parametrize("name", ["sbatch-dead", "sbatch-hung"])
 def test_a_dry_run_without_a_controller_refuses_nothing(name: str) -> None:
-    assert SLURM.read_dry_run(recorded(name)) == DryRun()
+    SLURM.read_dry_run(recorded(name))
 
 
 # --- discovery --------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from typing import ClassVar
 from gateway.discovery import Discovery, Room
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
-from gateway.schedulers import DryRun
 from gateway.schedulers.text import checked_instance, checked_mark, checked_names, no_answer, one_line
 
 STATES = {
@@ -51,9 +50,8 @@ class TinyQ:
         """TinyQ has none."""
         return None
 
-    def read_dry_run(self, completed: Completed) -> DryRun:
+    def read_dry_run(self, completed: Completed) -> None:
         """Nothing is known before a submit."""
-        return DryRun()
 
     def status_commands(
         self, asked: Collection[Asked], mark: str, *, ended: bool = True
