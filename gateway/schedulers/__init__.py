@@ -6,8 +6,6 @@ it is found by the entry point group ``gateway.schedulers``.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
