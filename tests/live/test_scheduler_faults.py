@@ -128,7 +128,7 @@ class Stage:
             assert len(new) == (number if not those or name in those else 0), f"{name}: {new}"
 
     def _taken(self, name: str) -> set[str]:
-        """Return the jobs ever taken, those too that Grid Engine for seconds neither lists nor accounts for."""
+        """Return the jobs ever taken, those too that Grid Engine neither lists nor accounts for yet."""
         self.seen[name] = self.seen.get(name, set()) | self.clusters[name].taken()
         return self.seen[name]
 
