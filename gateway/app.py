@@ -29,10 +29,12 @@ from gateway.errors import ConfigError, GatewayError
 from gateway.managed import only_keeper
 from gateway.metrics import Metrics
 from gateway.origins import Origins
+from gateway.orphans import Orphans
 from gateway.pki import Authority
 from gateway.reload import Reloader, write_pid
 from gateway.renderer import Renderer
 from gateway.routing import Routing
+from gateway.sampling import Sampling
 from gateway.servers import Cluster, Servers
 from gateway.servicemanager import tell_service_manager
 from gateway.siteconfig import SiteConfig
@@ -112,7 +114,10 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         duty = Duty.CARRY if managed else Duty.ALL
         memory = SiteViewStore(database)
         renderer = Renderer()
-        clusters = await _clusters(stack, settings, sites.values(), run_dir, instance, duty, memory, renderer)
+        metrics = Metrics()
+        clusters = await _clusters(
+            stack, settings, sites.values(), run_dir, instance, duty, memory, renderer, metrics
+        )
         views = SiteViews((name, cluster.view) for name, cluster in clusters.items())
         haproxy = HAProxy(parts.haproxy_settings(settings, authority, run_dir, managed=managed))
         await haproxy.check_program()
@@ -123,7 +128,6 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
             stack.callback(parts.end_unclaimed_masters, (), run_dir, group)  # after those that are known
             stack.push_async_callback(_stop_data_plane, haproxy, tunnels)
         routing = Routing(records, sessions, haproxy, tunnels, origins, _node_contexts(sites, context))
-        metrics = Metrics()
         callback = parts.callback(settings, origins)
         servers = Servers(instance, records, routing, authority, clusters, metrics, callback, renderer)
         orphans = parts.orphans(settings, instance, OrphanStore(database), clusters, views)
@@ -136,7 +140,7 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
             callback_url=callback.url,
             renderer=renderer,
             orphans=orphans,
-            metrics=metrics.exposition,
+            metrics=_sampling(metrics, records, haproxy, routing, clusters, orphans).exposition,
             session_lifetime=timedelta(hours=settings.gateway.session_hours),
             contact=settings.gateway.contact,
         )
@@ -145,6 +149,7 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         await stack.enter_async_context(servers)
         for endless in (
             _keep_renewing(authority, context),
+            metrics.watch_loop(),
             keep_short(History(database), settings.gateway.history_days),
             Reloader(views, Path(settings.gateway.site_dir), run_dir).run(reload),
             orphans.run(),
@@ -155,6 +160,20 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         log.info("the gateway is at %s", origins.hub_url("/"))
         await stopped.wait()
         log.info("the hub stops; running servers go on")
+
+
+def _sampling(
+    metrics: Metrics,
+    records: ServerStore,
+    haproxy: HAProxy,
+    routing: Routing,
+    clusters: Mapping[str, Cluster],
+    orphans: Orphans,
+) -> Sampling:
+    """Return what monitoring reads from."""
+    tunnels = {name: cluster.tunnel for name, cluster in clusters.items()}
+    pollers = {name: cluster.poller for name, cluster in clusters.items()}
+    return Sampling(metrics, records, haproxy, routing.table, tunnels, pollers, orphans)
 
 
 def _check_required(settings: Settings) -> None:
@@ -227,6 +246,7 @@ async def _clusters(
     duty: Duty,
     memory: SiteViewStore,
     renderer: Renderer,
+    metrics: Metrics,
 ) -> dict[str, Cluster]:
     """Return the clusters by name, as a hub last knew them; their connections end with the stack."""
     group = parts.proxy_group(settings)
@@ -237,7 +257,7 @@ async def _clusters(
         node = await stack.enter_async_context(parts.login_node(site))
         if (nodes := users[site.name]) is not None:
             await stack.enter_async_context(nodes)
-        cluster = parts.cluster(site, node, run_dir, group, duty, nodes)
+        cluster = parts.cluster(site, node, run_dir, group, duty, nodes, metrics.timed(site.name))
         source = read_source(files[site.name][1])
         view = parts.site_view(cluster, node, source, instance, memory, renderer)
         await view.recall()

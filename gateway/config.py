@@ -32,10 +32,30 @@ class Gateway(Configurable):
         "could then act as another person who opens them.",
     ).tag(config=True)
     bind = List(
-        Unicode(), default_value=["127.0.0.1:8443"], help="What HAProxy listens on: address:port, each."
+        Unicode(),
+        default_value=["127.0.0.1:8443"],
+        help="What HAProxy listens on: address:port, each. [::]:443 is IPv4 too, if nothing else here is.",
+    ).tag(config=True)
+    http_bind = List(
+        Unicode(),
+        default_value=[],
+        help='Where plain HTTP leads to HTTPS, and to nothing else: [":80"]. Each user\'s host is kept.',
+    ).tag(config=True)
+    hsts_days = Int(
+        365,
+        min=0,
+        help="For how many days browsers that have been here once come by HTTPS only "
+        "(Strict-Transport-Security); 0: do not say so. It is said only where public_url has port 443 and a "
+        "real name, and never for hosts below it that are not the gateway's (no includeSubDomains).",
+    ).tag(config=True)
+    hard_stop_hours = Int(
+        24,
+        min=1,
+        help="Hours that WebSockets and downloads may go on that were open when HAProxy was reloaded.",
     ).tag(config=True)
     tls_certificate = Unicode(
-        help="A PEM file with the certificate, its chain and its key (0600). A new one is taken up at once."
+        help="A PEM file with the certificate, its chain and its key (0600). A new one is taken up "
+        "within seconds."
     ).tag(config=True, example="/etc/gateway/tls.pem")
     state_dir = Unicode("/var/lib/gateway", help="Database, keys and CAs; 0700.").tag(config=True)
     run_dir = Unicode("/run/gateway", help="Sockets and what HAProxy reads; 0700, a tmpfs.").tag(config=True)
@@ -47,6 +67,22 @@ class Gateway(Configurable):
     site_dir = Unicode("/etc/gateway/sites", help="The trusted site configs, *.yaml.").tag(config=True)
     database_url = Unicode(
         help="An SQLAlchemy URL; by default SQLite in state_dir (sqlite+aiosqlite:////…/gateway.sqlite)."
+    ).tag(config=True)
+    access_log = Unicode(
+        "",
+        help="Where HAProxy sends a line of JSON for each request, without query strings, cookies and tokens: "
+        "a syslog's socket (/dev/log) or HOST:PORT (UDP), or, where systemd starts HAProxy, stdout. Empty: nowhere.",
+    ).tag(config=True)
+    server_connections = Int(
+        256, min=8, help="Requests and WebSockets to one server at a time; of more each is told so (429)."
+    ).tag(config=True)
+    server_requests = Int(
+        0, min=0, help="Requests to one server per second, over ten seconds; 0: no limit."
+    ).tag(config=True)
+    server_bandwidth = Int(
+        0,
+        min=0,
+        help="Megabytes per second from one server, and as many to it; 0: no limit. HAProxy 2.7 or later.",
     ).tag(config=True)
     haproxy = Unicode("", help="HAProxy's path, if it is not on PATH; 2.6 or later.").tag(config=True)
     contact = Unicode(

@@ -194,6 +194,8 @@ ENDS: Mapping[EndReason, str] = {
     "Start again with other choices.",
     EndReason.PREEMPTED: "The scheduler took the node for a job of higher priority, so yours has ended. "
     "Start it again: it waits until there is room.",
+    EndReason.IDLE: "Nothing had run in it for as long as this cluster allows, so it was stopped. "
+    "Your files are untouched: start it when you need it.",
     EndReason.LOST: "The job is no longer there, and the scheduler does not say why. Start it again; if that "
     "happens again, tell the cluster's administrators the job's number.",
 }
@@ -251,6 +253,8 @@ def how_it_ended(
         left: The job's own word, None if it left none. That of a run before a requeue says nothing.
         log_tail: The last lines of the job's log, shown where they help.
     """
+    if server.reason is EndReason.IDLE:
+        return server.reason, ENDS[server.reason]
     if server.reason is not None:
         return server.reason, _with_log(server.message, log_tail, server.reason)
     if not server.wanted:

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from gateway import parts
 from gateway.config import Settings
+from gateway.dataplane import drain
 from gateway.dataplane.haproxy import HAProxy
 from gateway.dataplane.masters import Duty, Masters
 from gateway.dataplane.snapshot import is_whole
+from gateway.dataplane.turns import Turns
 from gateway.errors import ConfigError, GatewayError
 from gateway.pki import Authority
 from gateway.routing import INTERVAL
@@ -47,7 +49,7 @@ async def prepare_haproxy(settings: Settings) -> None:
 
 
 async def _prepare_haproxy(settings: Settings) -> None:
-    settings.require(settings.gateway, "tls_certificate")
+    settings.require(settings.gateway, "public_url", "tls_certificate")
     settings.require_file(settings.gateway, "tls_certificate")
     run_dir = parts.private_directory(settings.run_dir, parts.proxy_group(settings))
     authority = Authority.open(parts.private_directory(settings.state_dir) / "ca")
@@ -74,6 +76,44 @@ async def keep_tunnels(settings: Settings) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         log.info("nobody keeps the tunnels; those that are there go on")
+
+
+def drain_host(settings: Settings, host: str, *, away: bool) -> list[str]:
+    """Have the tunnels leave a login node, or use it again; whoever keeps them does it within seconds.
+
+    What is open there stays until it ends by itself, or for ``tunnel.drain_minutes``. It holds until the
+    run directory is emptied: at the next boot.
+
+    Args:
+        settings: The gateway's.
+        host: The login node, as the site configs call it.
+        away: Whether it is to be left.
+
+    Returns:
+        The clusters that it concerns.
+
+    Raises:
+        ConfigError: No tunnel goes there, or one has no other host.
+    """
+    group = parts.proxy_group(settings)
+    directory = parts.private_directory(parts.private_directory(settings.run_dir, group) / "t", group)
+    concerned = []
+    for name, site in load_sites(Path(settings.gateway.site_dir)).items():
+        hosts = set(site.tunnel.hosts or site.login.hosts)
+        if site.tunnel.kind != "ssh" or host not in hosts:
+            continue
+        if away and hosts == drain.marked(directory / name) | {host}:
+            raise ConfigError(
+                f"{name}: {host} is the last host of its tunnel: add another to tunnel.hosts first"
+            )
+        concerned.append(name)
+    if not concerned:
+        raise ConfigError(
+            f"{host} is in no site config's tunnel.hosts or login.hosts: write it as it is there"
+        )
+    for name in concerned:
+        (drain.mark if away else drain.unmark)(directory / name, host)
+    return concerned
 
 
 def end_tunnels(settings: Settings) -> None:
@@ -115,19 +155,25 @@ def _tunnels(settings: Settings) -> Mapping[str, Masters]:
     directory = parts.private_directory(run_dir / "t", group)
     sites = load_sites(Path(settings.gateway.site_dir))
     parts.end_unclaimed_masters(sites.values(), run_dir, group)
+    turns = Turns()
     return {
-        name: Masters(parts.tunnel_settings(site, directory, group), Duty.KEEP)
+        name: Masters(parts.tunnel_settings(site, directory, group), Duty.KEEP, turns)
         for name, site in sites.items()
         if site.tunnel.kind == "ssh"
     }
 
 
 async def _keep(name: str, masters: Masters) -> None:
+    said = ""
     while True:
         try:
             await masters.tend()
+            said = ""
         except GatewayError as error:
-            log.error("the tunnel to %s: %s", name, error)
+            if said != str(error):  # it tries again every second
+                log.error("the tunnel to %s: %s", name, error)
+            said = str(error)
         except Exception:
             log.exception("the tunnel to %s", name)
-        await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(INTERVAL)
+        await masters.pause(INTERVAL)

@@ -217,6 +217,7 @@ class EndReason(StrEnum):
     REFUSED = "refused"
     PREEMPTED = "preempted"
     LOST = "lost"
+    IDLE = "idle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,8 @@ class Server:
     ``id`` names the job, the state directory, the certificate and the route; ``name`` is "" for the default
     server. ``wanted`` is False from the moment somebody asks to stop it. ``generation`` counts the
     forwards made for it; ``attempts`` counts submits. ``message`` is the sentence the person sees. ``ends``
-    is when the walltime of the running job is over.
+    is when the walltime of the running job is over. ``active`` is when it was last seen in use, ``idle_end``
+    when it will be stopped if it stays idle; both only where the site stops idle servers.
     """
 
     id: str
@@ -251,6 +253,8 @@ class Server:
     native_reason: str = ""
     starts: datetime | None = None
     ends: datetime | None = None
+    active: datetime | None = None
+    idle_end: datetime | None = None
     cleaned: bool = False
 
     def __str__(self) -> str:

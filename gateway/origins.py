@@ -68,6 +68,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _ESCAPED = "u--"
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _ADDRESS = re.compile(r"[0-9.]+", re.ASCII)
+_THIS_MACHINE = ("localhost", "localdomain")
 _PLAIN_URL = re.compile(r"[\x21-\x5b\x5d-\x7e]{1,2000}", re.ASCII)  # no blanks, controls or backslashes
 
 
@@ -142,6 +143,16 @@ class Origins:
     def server_url(self, user: str, server: str) -> str:
         """Return the URL of a server's first page."""
         return self.user_origin(user) + server_path(user, server)
+
+    @property
+    def may_insist(self) -> bool:
+        """Whether browsers may be told to come to these hosts by HTTPS only (RFC 6797).
+
+        They apply it to every port of a host, so with a port of our own it could cut off somebody else; and
+        names that mean this machine are a demonstration's, with a certificate that browsers do not know.
+        """
+        name, _, top = self.host.rpartition(".")
+        return self.port is None and bool(name) and not top.isdigit() and top not in _THIS_MACHINE
 
     def form_targets(self) -> str:
         """Return what forms of the hub may lead to, as CSP sources: browsers also check later redirects."""

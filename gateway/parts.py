@@ -15,12 +15,14 @@ from gateway.config import Settings
 from gateway.dataplane.access import find_group, share_directory
 from gateway.dataplane.direct import Direct
 from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
+from gateway.dataplane.limits import Limits
 from gateway.dataplane.masters import Duty, Masters
 from gateway.dataplane.orphans import clear_all_but
 from gateway.dataplane.tunnel import Tunnel, TunnelSettings
 from gateway.dropins import LoginNodes
 from gateway.errors import ConfigError
-from gateway.origins import Origins
+from gateway.metrics import Timed, untimed
+from gateway.origins import Layout, Origins
 from gateway.orphans import Orphans
 from gateway.pki import Authority
 from gateway.poller import Poller
@@ -109,6 +111,7 @@ def cluster(
     group: int | None = None,
     duty: Duty = Duty.ALL,
     users: Users | None = None,
+    timed: Timed = untimed,
 ) -> Cluster:
     """Return the parts that act on one cluster.
 
@@ -119,9 +122,10 @@ def cluster(
         group: HAProxy's, where it runs as a user of its own.
         duty: What this process does for the masters.
         users: Its login node as each of its users, for ``act_as: certificate``.
+        timed: Puts down how long each command on the login node took.
     """
     scheduler = scheduler_named(site.scheduler)
-    queue = Queue(site, scheduler, node, users=users)
+    queue = Queue(site, scheduler, node, users=users, timed=timed)
     view = SiteView.fixed(site)
     return Cluster(view, scheduler, queue, Poller(queue), tunnel(site, run_dir, group, duty))
 
@@ -196,17 +200,21 @@ def tunnel_settings(site: SiteConfig, directory: Path, group: int | None = None)
     """
     tunnel, login = site.tunnel, site.login
     key, known_hosts = tunnel.key or login.key, tunnel.known_hosts or login.known_hosts
+    hosts = tunnel.hosts or login.hosts
     return TunnelSettings(
         cluster=site.name,
-        hosts=tunnel.hosts or login.hosts,
+        hosts=hosts,
         port=tunnel.port or login.port,
         user=tunnel.user or login.user,
         key=key,
         known_hosts=known_hosts,
-        count=tunnel.masters,
+        count=tunnel.masters * len(hosts),
         directory=directory / site.name,
         group=group,
         jump=tunnel.jump.before(key, known_hosts) if tunnel.jump else login.hop,
+        bulk=tunnel.bulk_masters,
+        certificate=tunnel.certificate,
+        drain=60.0 * tunnel.drain_minutes,
     )
 
 
@@ -227,6 +235,7 @@ def haproxy_settings(
 ) -> HAProxySettings:
     """Return how HAProxy is set up; ``managed`` says that a service manager starts it."""
     certificate = Path(settings.gateway.tls_certificate)
+    origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
     return HAProxySettings(
         directory=run_dir / "haproxy",
         hub_socket=run_dir / "hub.sock",
@@ -236,6 +245,17 @@ def haproxy_settings(
         program=settings.gateway.haproxy or "haproxy",
         managed=managed,
         group=proxy_group(settings),
+        redirects=tuple(settings.gateway.http_bind),
+        public=origins.hub_origin.removeprefix("https://"),
+        users_below=origins.layout is Layout.PER_USER,
+        hsts=settings.gateway.hsts_days * 24 * 3600 if origins.may_insist else 0,
+        hard_stop=settings.gateway.hard_stop_hours * 3600,
+        limits=Limits(
+            connections=settings.gateway.server_connections,
+            requests=settings.gateway.server_requests,
+            bandwidth=settings.gateway.server_bandwidth * 1_000_000,
+        ),
+        access_log=settings.gateway.access_log,
     )
 
 

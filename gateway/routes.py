@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gateway.address import Address, Tcp, check_address
@@ -23,6 +23,8 @@ _HASH = re.compile(r"[0-9A-F]{64}", re.ASCII)
 
 #: What a held key leads to. It is no server's name, and nobody is ever granted it: the hub answers.
 HUB = "hub"
+#: What the proxy itself writes beside a server's id into the map of the ways for bulk: it has asked for one.
+WANTED = "wanted"
 
 
 def hash_cookie(value: str) -> str:
@@ -53,6 +55,7 @@ class Route:
         address: Where this way begins.
         node_tls: Whether the application is reached with TLS and its certificate is checked.
         token: What the application wants to see in ``Authorization``.
+        bulk: Where a second way begins, for what is large; None if there is none.
 
     Raises:
         ValueError: A value would not be safe in a command or a configuration.
@@ -66,6 +69,7 @@ class Route:
     address: Address
     node_tls: bool
     token: str = field(repr=False)
+    bulk: Address | None = None
 
     def __post_init__(self) -> None:
         _require(_HOST, "host", self.host)
@@ -73,7 +77,8 @@ class Route:
         if self.name:
             _require(SERVER_NAME, "server name", self.name)
         _require(SERVER_ID, "server id", self.server_id)
-        check_address(self.address)
+        for address in self.servers.values():
+            check_address(address)
         _require(_TOKEN, "token", self.token)
         if not 0 <= self.generation < 10**9:
             raise ValueError(f"a route's generation cannot be {self.generation}")
@@ -87,6 +92,12 @@ class Route:
     def server(self) -> str:
         """The name of the proxy's server, ``ID.G``."""
         return f"{self.server_id}.{self.generation}"
+
+    @property
+    def servers(self) -> dict[str, Address]:
+        """The proxy's servers that it needs, and where each leads: ``ID.G``, and ``ID.Gb`` for bulk."""
+        bulk = {f"{self.server}b": self.bulk} if self.bulk is not None else {}
+        return {self.server: self.address, **bulk}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +135,14 @@ class Desired:
     """What the proxy should hold. Of two routes with one key the later counts.
 
     ``held`` are keys of servers that are not running: the hub answers there, where else the same person's
-    default server would.
+    default server would. ``kept`` are servers of routes that were: no new request goes to them, and what is
+    open there may end by itself.
     """
 
     routes: tuple[Route, ...] = ()
     grants: tuple[Grant, ...] = ()
     held: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def entries(self, map_: Map) -> dict[str, str]:
         """Return what one of the maps should hold."""
@@ -137,6 +150,8 @@ class Desired:
             return dict.fromkeys(self.held, HUB) | {route.key: route.server for route in self.routes}
         if map_ is Map.GRANTS:
             return {grant.key: str(grant.expires) for grant in self.grants}
+        if map_ is Map.BULK:
+            return {route.server_id: f"{route.server}b" for route in self.routes if route.bulk is not None}
         return {route.server_id: route.token for route in self.routes}
 
 
@@ -146,6 +161,8 @@ class Map(StrEnum):
     ROUTES = "routes"
     GRANTS = "grants"
     SECRETS = "secrets"
+    BULK = "bulk"
+    """Where a start of a server is reached with what is large; `WANTED` where that is yet to be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +186,28 @@ class Actual:
     routes: Mapping[str, str] = field(default_factory=dict)
     grants: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    bulk: Mapping[str, str] = field(default_factory=dict)
+    worker: str = ""
+    """Which of the proxy's processes holds it: another one may hold something else."""
+
+    def entries(self, map_: Map) -> Mapping[str, str]:
+        """Return what one of the maps holds."""
+        return {
+            Map.ROUTES: self.routes,
+            Map.GRANTS: self.grants,
+            Map.SECRETS: self.secrets,
+            Map.BULK: self.bulk,
+        }[map_]
 
 
 @dataclass(frozen=True, slots=True)
 class AddServer:
-    """Add a route's server with weight 0 and enable it."""
+    """Add a server with weight 0 and enable it."""
 
     server_id: str
-    route: Route
+    name: str
+    address: Address
+    node_tls: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,31 +282,67 @@ def refused(actual: Actual) -> tuple[str, ...]:
 
 def plan(desired: Desired, actual: Actual) -> tuple[Step, ...]:
     """Return the steps, in their order, that make the proxy hold what it should and nothing else."""
-    wanted = {route.server: route for route in desired.routes}
-    good = {name for name, route in wanted.items() if _fits(route, actual.servers.get(name))}
+    wanted = {step.name: step for route in desired.routes for step in additions(route)}
+    good = {name for name, step in wanted.items() if _fits(step, actual.servers.get(name))}
     bad = {
         name
         for name, state in actual.servers.items()
         if state.weight or (name in wanted and name not in good)
     }
-    surplus = actual.servers.keys() - wanted.keys() - bad
+    surplus = actual.servers.keys() - wanted.keys() - bad - set(desired.kept)
     return (
         *_routes_away(desired, actual, bad),
+        *_bulk_away(desired, actual, bad),
         *_grants_away(desired, actual),
         *_servers_away(bad),
-        *(AddServer(route.server_id, route) for name, route in wanted.items() if name not in good),
+        *(step for name, step in wanted.items() if name not in good),
         *(EnableServer(id_of(name), name) for name in sorted(good) if not actual.servers[name].enabled),
         *_entries(Map.SECRETS, desired.entries(Map.SECRETS), actual.secrets),
         *_entries(Map.GRANTS, desired.entries(Map.GRANTS), actual.grants),
+        *_entries(Map.BULK, desired.entries(Map.BULK), _kept_bulk(desired, actual, bad)),
         *_entries(Map.ROUTES, desired.entries(Map.ROUTES), _kept_routes(desired, actual, bad)),
         *_servers_away(surplus),
         *_secrets_away(desired, actual),
     )
 
 
-def _fits(route: Route, state: ServerState | None) -> bool:
-    tcp = route.address if isinstance(route.address, Tcp) else None
-    return state == ServerState(0, state.enabled, route.node_tls, tcp) if state else False
+def additions(route: Route) -> tuple[AddServer, ...]:
+    """Return the steps that add the servers that a route needs."""
+    return tuple(
+        AddServer(route.server_id, name, address, route.node_tls) for name, address in route.servers.items()
+    )
+
+
+def _fits(wanted: AddServer, state: ServerState | None) -> bool:
+    if state is None:
+        return False
+    tcp = wanted.address if isinstance(wanted.address, Tcp) else None
+    return (state.weight, state.node_tls, state.tcp) == (0, wanted.node_tls, tcp)
+
+
+def _added(step: AddServer) -> ServerState:
+    return ServerState(0, True, step.node_tls, step.address if isinstance(step.address, Tcp) else None)
+
+
+def carried_out(actual: Actual, steps: Iterable[Step]) -> Actual:
+    """Return what the proxy holds after steps that all succeeded, in their order."""
+    servers = dict(actual.servers)
+    maps = {map_: dict(actual.entries(map_)) for map_ in Map}
+    for step in steps:
+        match step:
+            case AddServer(name=name):
+                servers[name] = _added(step)
+            case EnableServer(name=name):
+                servers[name] = replace(servers[name], enabled=True)
+            case RemoveServer(name=name):
+                servers.pop(name, None)
+            case AddEntry(map=map_, key=key, value=value) | SetEntry(map=map_, key=key, value=value):
+                maps[map_][key] = value
+            case DeleteEntry(map=map_, key=key):
+                maps[map_].pop(key, None)
+            case ShutSessions():
+                pass
+    return Actual(servers, **{map_.value: entries for map_, entries in maps.items()}, worker=actual.worker)
 
 
 def _kept_routes(desired: Desired, actual: Actual, bad: set[str]) -> dict[str, str]:
@@ -296,11 +363,26 @@ def _routes_away(desired: Desired, actual: Actual, bad: set[str]) -> Iterator[St
         yield DeleteEntry(id_of(actual.routes[key]), Map.ROUTES, key)
 
 
+def _kept_bulk(desired: Desired, actual: Actual, bad: set[str]) -> dict[str, str]:
+    """Return the ways for bulk that may stay until they are set anew, and the wishes for one."""
+    wanted, ids = desired.entries(Map.BULK), {route.server_id for route in desired.routes}
+
+    def sound(key: str, name: str) -> bool:
+        return name == WANTED or (wanted.get(key) == name and name in actual.servers and name not in bad)
+
+    return {key: name for key, name in actual.bulk.items() if key in ids and sound(key, name)}
+
+
+def _bulk_away(desired: Desired, actual: Actual, bad: set[str]) -> Iterator[Step]:
+    for key in sorted(actual.bulk.keys() - _kept_bulk(desired, actual, bad).keys()):
+        yield DeleteEntry(key, Map.BULK, key)
+
+
 def _grants_away(desired: Desired, actual: Actual) -> Iterator[Step]:
     gone = sorted(actual.grants.keys() - desired.entries(Map.GRANTS).keys())
     for key in gone:
-        yield DeleteEntry(_grant_id(key), Map.GRANTS, key)
-    revoked = {_grant_id(key) for key in gone}
+        yield DeleteEntry(grant_id(key), Map.GRANTS, key)
+    revoked = {grant_id(key) for key in gone}
     for name in sorted(actual.servers):
         if id_of(name) in revoked:
             yield ShutSessions(id_of(name), name)
@@ -326,8 +408,9 @@ def _entries(map_: Map, wanted: Mapping[str, str], there: Mapping[str, str]) -> 
 
 
 def _entry_id(map_: Map, key: str, value: str) -> str:
-    return {Map.ROUTES: id_of(value), Map.GRANTS: _grant_id(key), Map.SECRETS: key}[map_]
+    return {Map.ROUTES: id_of(value), Map.GRANTS: grant_id(key)}.get(map_, key)
 
 
-def _grant_id(key: str) -> str:
+def grant_id(key: str) -> str:
+    """Return the server id in a key of the map of grants."""
     return key.rpartition(".")[2]

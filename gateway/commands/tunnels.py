@@ -6,8 +6,8 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
-from gateway.commands.base import add_command, add_config, log_to_stderr, private_settings
-from gateway.managed import end_tunnels, keep_tunnels
+from gateway.commands.base import add_command, add_config, log_to_stderr, private_settings, say
+from gateway.managed import drain_host, end_tunnels, keep_tunnels
 
 if TYPE_CHECKING:
     from gateway.commands.base import Commands
@@ -18,7 +18,14 @@ def add(commands: Commands) -> None:
     about = "Keep the SSH connections to the clusters for a hub with --dataplane managed."
     parser = add_command(commands, "tunnels", _tunnels, about)
     add_config(parser)
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--drain",
+        metavar="HOST",
+        help="leave this login node instead: what is new goes by others, what is open may stay a while",
+    )
+    instead.add_argument("--undrain", metavar="HOST", help="use it again instead")
+    instead.add_argument(
         "--end",
         action="store_true",
         help="end them instead, once nobody keeps them: they outlive the command that started them",
@@ -30,6 +37,9 @@ def _tunnels(options: argparse.Namespace) -> int:
     log_to_stderr(settings)
     if options.end:
         end_tunnels(settings)
+    elif host := options.drain or options.undrain:
+        clusters = ", ".join(drain_host(settings, host, away=bool(options.drain)))
+        say(f"{host} is {'left by' if options.drain else 'used again by'} the tunnels to {clusters}")
     else:
         asyncio.run(keep_tunnels(settings))
     return 0

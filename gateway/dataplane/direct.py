@@ -19,6 +19,7 @@ from pathlib import Path
 from gateway.address import Tcp
 from gateway.dataplane.tunnel import Forward
 from gateway.errors import DataPlaneError
+from gateway.metrics import MasterSample
 
 #: Seconds that resolving a name may take, and how many are resolved at once: one that hangs holds a thread.
 _TIMEOUT, _AT_ONCE = 5.0, 2
@@ -139,6 +140,20 @@ class Direct:
         await self.cancel(server_id, generation)
         return None
 
+    def bulk(self, server_id: str, generation: int) -> None:
+        """Return None: a network needs no second way for what is large."""
+
+    def carrier(self, server_id: str, generation: int) -> None:
+        """Return None: nothing is between."""
+
+    def draining(self, server_id: str, generation: int) -> bool:
+        """Return False: nothing ends by itself."""
+        return False
+
+    async def pause(self, most: float) -> None:
+        """Return after ``most`` seconds."""
+        await asyncio.sleep(most)
+
     async def cancel(self, server_id: str, generation: int) -> None:
         """Forget a way; it may be forgotten already. Open connections are not cut."""
         self._file(server_id, generation).unlink(missing_ok=True)
@@ -147,6 +162,10 @@ class Direct:
         """Forget all ways. Safe to call twice."""
         for key in self._keys():
             await self.cancel(*key)
+
+    def masters(self) -> Sequence[MasterSample]:
+        """Return nothing: there are no SSH masters."""
+        return ()
 
     async def _accepting(self, addresses: Sequence[str], port: int) -> Tcp | None:
         """Return the first address that accepts a connection; None if none does, or there is no choice."""

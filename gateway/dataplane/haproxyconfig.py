@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import re
 import resource
-import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
 from gateway.address import Address, address_word, parse_address
+from gateway.dataplane import accesslog
+from gateway.dataplane.accesslog import log_words
+from gateway.dataplane.certificates import Certificate
+from gateway.dataplane.limits import Limits
 from gateway.errors import ConfigError
 from gateway.origins import ROUTE_COOKIE
 from gateway.pki import server_name
@@ -21,18 +26,26 @@ from gateway.routes import Route, id_of
 
 _WORD = re.compile(r"[A-Za-z0-9_./:@*()\[\]+-]+", re.ASCII)
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\*|\[[0-9A-Fa-f:.]+\])?:\d{1,5}|unix@/[A-Za-z0-9_./-]+", re.ASCII)
+_HOST = re.compile(r"[a-z0-9.-]+(?::\d{1,5})?", re.ASCII)
 _SERVER_LINE = re.compile(
     r"^ {4}server (?P<name>[a-z2-7]{10}\.\d{1,9}) (?P<address>unix@/[A-Za-z0-9_./-]+|[0-9a-f.:\[\]]+) "
-    r"weight 0 pool-max-conn 64 pool-purge-delay 2s(?P<tls> ssl )?",
+    r"weight 0 pool-max-conn 64 pool-purge-delay 2s maxconn \d+(?P<tls> ssl )?",
     re.ASCII | re.MULTILINE,
 )
 _UNIX_PATH_BYTES = 107
 _MOST_CONNECTIONS = 50_000
+#: One does 60,000 requests a second, and each costs memory in every server.
+_MOST_THREADS = 4
 #: Bytes in the body of a request to the hub: its own limit too.
 _HUB_BODY = 64 * 1024
 
-#: The name of the server that only names the certificate files.
-ANCHOR = "anchor"
+#: How the names of the users' backends begin. HAProxy walks a backend's whole list of servers for each request
+#: (``use-server``, 2.6 to 2.8; 90 µs with 5,000 of them), so the servers are spread by their ids' last character.
+BACKENDS = "users-"
+_SHARDS = "abcdefghijklmnopqrstuvwxyz234567"
+#: Every server has weight 0: where the one that is named is missing or in maintenance HAProxy balances over
+#: those with a weight (seen on 2.6 and 2.8), and with none it answers 503.
+_USE = "    use-server %[var(txn.bulk)] if { var(txn.bulk) -m found }\n    use-server %[var(txn.route)] if TRUE\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +53,8 @@ class Listener:
     """Where HAProxy listens.
 
     Args:
-        address: ``:443``, ``192.0.2.1:443``, ``[2001:db8::1]:443`` or ``unix@/path``.
+        address: ``:443``, ``192.0.2.1:443``, ``[2001:db8::1]:443`` or ``unix@/path``; ``[::]:443`` takes
+            IPv4 too, unless another listener has this port there.
         certificate: Certificate chain and key in one PEM file; None for plain HTTP (benchmarks, or behind
             something that terminates TLS).
     """
@@ -64,6 +78,13 @@ class HAProxySettings:
         max_connections: Of browsers; None for what the open-files limit allows, at most 50,000.
         managed: Whether a service manager starts it, and not the gateway.
         group: The group that it runs with, where it runs as a user of its own.
+        redirects: Addresses for plain HTTP, where browsers are only told the right one.
+        public: The public address's host and port, as after ``https://``: where they are told to go.
+        users_below: Whether hosts directly below that one are ours too: browsers keep theirs.
+        hsts: For how many seconds browsers shall come by HTTPS only; 0 says nothing.
+        hard_stop: After how many seconds a worker that a reload has replaced ends, whatever is open.
+        limits: What a server and a browser may take up.
+        access_log: Where a line for each request goes: see `log_words`.
 
     Raises:
         ConfigError: A value cannot be written into HAProxy's configuration.
@@ -79,13 +100,23 @@ class HAProxySettings:
     max_connections: int | None = None
     managed: bool = False
     group: int | None = None
+    redirects: tuple[str, ...] = ()
+    public: str = ""
+    users_below: bool = False
+    hsts: int = 0
+    hard_stop: int = 24 * 3600
+    limits: Limits = Limits()
+    access_log: str = ""
 
     def __post_init__(self) -> None:
+        log_words(self.access_log, managed=self.managed)
         if not self.listeners:
             raise ConfigError("HAProxy needs at least one address to listen at")
-        for listener in self.listeners:
-            if not _ADDRESS.fullmatch(listener.address):
-                raise ConfigError(f"{listener.address!r} is no address: write :443 or 192.0.2.1:443")
+        for address in self._addresses:
+            if not _ADDRESS.fullmatch(address):
+                raise ConfigError(f"{address!r} is no address: write :443 or 192.0.2.1:443")
+        if self.redirects and not _HOST.fullmatch(self.public):
+            raise ConfigError(f"{self.public!r} is no host to which browsers can be sent from plain HTTP")
         for path in self._paths():
             if not (path.is_absolute() and _WORD.fullmatch(str(path))):
                 raise ConfigError(
@@ -102,6 +133,22 @@ class HAProxySettings:
         yield from (self.directory, self.hub_socket)
 
     @property
+    def _addresses(self) -> tuple[str, ...]:
+        return (*(listener.address for listener in self.listeners), *self.redirects)
+
+    def binds(self, address: str) -> tuple[tuple[str, ...], ...]:
+        """Return the words of each ``bind`` line of an address.
+
+        One line for both families would give addresses such as ``::ffff:192.0.2.1`` to the hub (2.6.12).
+        """
+        host, _, port = address.rpartition(":")
+        if host != "[::]":
+            return ((address,),)
+        others = {other.rpartition(":")[0] for other in self._addresses if other.endswith(f":{port}")}
+        alone = all(other.startswith("[") for other in others)
+        return ((address, "v6only"), *([(f":{port}",)] if alone else []))
+
+    @property
     def sockets(self) -> Path:
         """Where its command sockets are: a user of its own may make files there, and nowhere else."""
         return self.directory if self.group is None else self.directory / "s"
@@ -116,10 +163,14 @@ class HAProxySettings:
         return self.directory / f"public-{place}.pem"
 
     @property
-    def certificates(self) -> Mapping[Path, Path]:
-        """The files with certificates, and where HAProxy finds its copy of each."""
+    def certificates(self) -> tuple[Certificate, ...]:
+        """The files with certificates."""
         named = (*(listener.certificate for listener in self.listeners), self.node_ca, self.client_pem)
-        return {path: self.copy_of(path) for path in named if path is not None}
+        return tuple(
+            Certificate(path, self.copy_of(path), path == self.node_ca)
+            for path in dict.fromkeys(named)
+            if path is not None
+        )
 
     @property
     def node_tls(self) -> tuple[str, ...]:
@@ -139,9 +190,9 @@ class ProxyServer:
     node_tls: bool
 
     @classmethod
-    def of(cls, route: Route) -> ProxyServer:
-        """Return the server that a route needs."""
-        return cls(route.server, route.address, route.node_tls)
+    def all_of(cls, route: Route) -> list[ProxyServer]:
+        """Return the servers that a route needs."""
+        return [cls(name, address, route.node_tls) for name, address in route.servers.items()]
 
     def words(self, settings: HAProxySettings) -> tuple[str, ...]:
         """Return the words that describe it, the same in the configuration and at run time.
@@ -152,7 +203,7 @@ class ProxyServer:
             ConfigError: It needs TLS and there are no certificates for it.
         """
         # Idle channels slow a master down for all: measured with 64 of them, half the WebSocket round trips.
-        common = ("weight", "0", "pool-max-conn", "64", "pool-purge-delay", "2s")
+        common = ("weight", "0", "pool-max-conn", "64", "pool-purge-delay", "2s", *settings.limits.words)
         # Never a name: one that cannot be resolved keeps the whole of HAProxy 2.6 from starting.
         address = address_word(self.address)
         if not self.node_tls:
@@ -164,6 +215,11 @@ class ProxyServer:
         return (self.name, address, *common, *tls)
 
 
+def backend_of(server: str) -> str:
+    """Return the backend that a server (``ID.G``) is in."""
+    return BACKENDS + id_of(server)[-1]
+
+
 def read_servers(config: str) -> tuple[ProxyServer, ...]:
     """Return the servers in a configuration that `render` has written."""
     return tuple(
@@ -172,52 +228,41 @@ def read_servers(config: str) -> tuple[ProxyServer, ...]:
     )
 
 
+@functools.lru_cache(maxsize=4)
 def digest(settings: HAProxySettings) -> str:
-    """Return a digest of all that only a reload can change: the configuration, pages, certificates.
-
-    Raises:
-        ConfigError: A certificate cannot be read.
-    """
-    found = hashlib.sha256(render(settings, (), "none").encode())
+    """Return a digest of all that only a reload can change: the configuration and the pages."""
+    found = hashlib.sha256(render(settings, {}, "none").encode())
     for name, page in pages().items():
         found.update(f"{name} {page}".encode())
-    for path in settings.certificates:
-        found.update(read_certificate(path))
     return found.hexdigest()[:32]
 
 
-def read_certificate(path: Path) -> bytes:
-    """Return what a file with a certificate holds.
+def server_lines(settings: HAProxySettings, servers: Iterable[ProxyServer]) -> str:
+    """Return the lines of the configuration that describe servers of one backend."""
+    return "".join(f"    server {_words(server.words(settings))}\n" for server in servers)
 
-    Raises:
-        ConfigError: It cannot be read.
+
+def render(settings: HAProxySettings, servers: Mapping[str, str], config_digest: str) -> str:
+    """Return the text of ``haproxy.cfg``; it tells its digest when it runs.
+
+    Args:
+        settings: What HAProxy is told once.
+        servers: Lines of servers (`server_lines`) by the name of one of them.
+        config_digest: What it tells.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+    lines: dict[str, list[str]] = {BACKENDS + shard: [] for shard in _SHARDS}
+    for name, text in servers.items():
+        lines[backend_of(name)].append(text)
+    own = _USE + "".join(f"    {line}\n" for line in settings.limits.lines())
+    found = (f"\nbackend {name}\n{own}{''.join(texts)}" for name, texts in lines.items())
+    return _fixed(settings, config_digest) + "".join(found)
 
 
-def check_pair(path: Path) -> None:
-    """See that a file holds a certificate and the key that belongs to it.
-
-    Raises:
-        ConfigError: It does not.
-    """
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password="")
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError(
-            f"{path}: not a certificate, its chain and its key in one file: {error.strerror or error}"
-        ) from error
-
-
-def render(settings: HAProxySettings, servers: Iterable[ProxyServer], config_digest: str) -> str:
-    """Return the text of ``haproxy.cfg`` with these servers; it tells its digest when it runs."""
-    environment = _environment()
-    environment.finalize = _checked
-    environment.filters["words"] = lambda words: _Line(" ".join(_checked(word) for word in words))
-    return environment.get_template("haproxy.cfg.j2").render(
+@functools.lru_cache(maxsize=4)
+def _fixed(settings: HAProxySettings, config_digest: str) -> str:
+    """Return what is the same whatever is routed: with many routes it would be half of the work."""
+    name, _, port = settings.public.partition(":")
+    return _config_template().render(
         digest=config_digest,
         max_connections=settings.max_connections or _connections_allowed(),
         directory=settings.directory,
@@ -226,14 +271,37 @@ def render(settings: HAProxySettings, servers: Iterable[ProxyServer], config_dig
         hub_socket=settings.hub_socket,
         hub_body=_HUB_BODY,
         listeners=[
-            (listener.address, listener.certificate and settings.copy_of(listener.certificate))
+            (words, listener.certificate and settings.copy_of(listener.certificate))
             for listener in settings.listeners
+            for words in settings.binds(listener.address)
         ],
+        redirects=[words for address in settings.redirects for words in settings.binds(address)],
+        public_name=name,
+        public_port=_Line(f":{port}" if port else ""),
+        users_below=settings.users_below,
+        hsts=settings.hsts,
+        hard_stop=settings.hard_stop,
         scheme=settings.scheme,
         cookie=ROUTE_COOKIE,
         node_tls=settings.node_tls,
-        servers=[server.words(settings) for server in servers],
+        threads=min(_MOST_THREADS, len(os.sched_getaffinity(0))),
+        limits=settings.limits,
+        log_words=log_words(settings.access_log, managed=settings.managed),
+        log_format=_Line(accesslog.FORMAT),
+        log_path=accesslog.PATH,
     )
+
+
+@functools.cache
+def _config_template() -> Template:
+    environment = _environment()
+    environment.finalize = _checked
+    environment.filters["words"] = _words
+    return environment.get_template("haproxy.cfg.j2")
+
+
+def _words(words: Iterable[str]) -> str:
+    return _Line(" ".join(_checked(word) for word in words))
 
 
 def socket_mode(settings: HAProxySettings) -> str:
@@ -302,11 +370,25 @@ _PAGES = {
         "It came from a page of another site, which may not use your server. Nothing was done.",
         "Open your server from the list of your servers.",
     ),
+    "408.http": _Page(
+        "408 Request Timeout",
+        "What your browser sent did not arrive in time",
+        "The gateway has waited for the rest of it for some seconds. Nothing was done.",
+        "Try again; if it stays so, your network is very slow or something in it holds back what you send.",
+    ),
     "413.http": _Page(
         "413 Content Too Large",
         "That is more than the gateway takes",
         "No form of the gateway needs that much. Nothing was done.",
         "Go back and send less.",
+    ),
+    "429.http": _Page(
+        "429 Too Many Requests",
+        "Too much at once for this server",
+        "Your browsers and programs have more requests open to this server than the gateway lets through at "
+        "a time. Your job is untouched.",
+        "Close tabs or stop programs that use it, and wait a moment.",
+        5,
     ),
     "hub.http": _Page(
         "503 Service Unavailable",

@@ -6,50 +6,50 @@ can use it, so a restarted hub finds everything again. The directory holds:
 - ``ctl``, the control socket (ControlPath in ssh_config(5));
 - ``pid``, written once the master is usable;
 - ``log``, what ssh said since it was started;
-- ``made-with``, the settings that it was started with;
+- ``host``, the login node it is connected to, and ``made-with``, the other settings it was started with;
+- ``draining``, since when it is to end once nothing goes through it;
 - ``jump``, the control socket of the connection to the jump host, if there is one, and ``jump.log``;
-- ``ID.G.sock``, the socket of one forward, and ``ID.G.to``, the "host port" it leads to.
+- ``ID.G.to``, the "host port" that one forward leads to, and ``ID.G.sock``, its socket;
+- ``ID.G.gone``, the same of one that is being ended; and ``config``, all that ssh was started with.
+
+The ``.to`` files say which forwards there should be. A process that has died is replaced by one that makes
+all of them again, at the same paths: whoever connects there need not know. Who keeps the masters and who
+makes forwards may be two processes, without a lock: a forward is ended by renaming its ``.to`` first, and
+whoever starts a process looks afterwards which of the forwards that it began with are no longer wanted.
+In the directory of a master for what is large the names are ``ID.Gb``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 from typing import IO
 
 from gateway.dataplane.access import share_directory, share_socket
-from gateway.dataplane.orphans import clear, recorded_pid
-from gateway.dataplane.tunnel import Forward, TunnelSettings
-from gateway.errors import (
-    DataPlaneError,
-    GatewayError,
-    HostKeyRefused,
-    LoginNodeRefused,
-    LoginNodeUnreachable,
-)
+from gateway.dataplane.ciphers import CIPHERS
+from gateway.dataplane.mux import Control, MasterGoneError
+from gateway.dataplane.orphans import clear, kill, recorded_pid
+from gateway.dataplane.refusals import is_explained, translated
+from gateway.dataplane.tunnel import Forward, TunnelSettings, stem
+from gateway.errors import DataPlaneError, GatewayError, LoginNodeUnreachable
 from gateway.model import Completed
 from gateway.siteconfig import Jump
 
-_SOCKET = re.compile(r"([a-z2-7]{10})\.(\d{1,5})\.sock", re.ASCII)
-_CHANGED_KEY = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key .* has changed", re.IGNORECASE)
-_UNKNOWN_KEY = re.compile(r"host key is known for|Host key verification failed|authenticity of host")
-_REFUSED = re.compile(r"Permission denied \(|Too many authentication failures")
-_NOT_FORWARDED = re.compile(r"administratively prohibited")
-_BROKEN_SETUP = re.compile(r"Bad configuration option|Bad SSH2|command-line: line|No user exists for uid")
-
+_FILE = re.compile(r"([a-z2-7]{10})\.(\d{1,5})b?\.(to|sock|gone)", re.ASCII)
+#: From which number on a master carries only what is large.
+BULK_FIRST = 80
 #: Set by the gateway and not by the machine's ssh_config, which is not read.
 _OPTIONS = (
     "BatchMode=yes",
-    "Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com",
-    "ClearAllForwardings=yes",
     "Compression=no",
     "ConnectionAttempts=1",
     "ControlPersist=no",
@@ -59,8 +59,9 @@ _OPTIONS = (
     "IdentityAgent=none",
     "LogLevel=ERROR",
     "PreferredAuthentications=publickey",
+    # A connection that is dead ends 12 s after the last byte: after 3 s of silence, and three such waits.
     "ServerAliveCountMax=3",
-    "ServerAliveInterval=5",
+    "ServerAliveInterval=3",
     "StreamLocalBindMask=0177",
     "StreamLocalBindUnlink=yes",
     "StrictHostKeyChecking=yes",
@@ -73,6 +74,9 @@ SILENCES_TO_BELIEVE, SILENT_FOR = 3, 30.0
 SILENT_TIMEOUT = 3.0
 
 log = logging.getLogger(__name__)
+
+Key = tuple[str, int]
+"""A server's id and a generation."""
 
 
 class Pulse(Enum):
@@ -96,35 +100,62 @@ class Master:
 
     def __init__(self, settings: TunnelSettings, index: int) -> None:
         self.index = index
+        self.bulk = index >= BULK_FIRST
         self.directory = settings.directory / str(index)
+        self.load = 0
+        self.draining = False
         self._settings = settings
         self._control = self.directory / "ctl"
+        self._mux = Control(self._control, settings.timeout)
         self._pid_file = self.directory / "pid"
         self._log_file = self.directory / "log"
         self._jump = self.directory / "jump"
         self._jump_log = self.directory / "jump.log"
+        self._host_file = self.directory / "host"
         self._made_with = self.directory / "made-with"
+        self._config = self.directory / "config"
+        self._drains_since = self.directory / "draining"
         self._silences = 0
         self._silent_since = 0.0
 
     def __repr__(self) -> str:
-        return f"<Master {self._settings.cluster}/{self.index}: {len(self.sockets())} forwards>"
+        return f"<Master {self._settings.cluster}/{self.index}: {self.load} forwards>"
 
-    def sockets(self) -> dict[tuple[str, int], Path]:
-        """Return the sockets of its forwards by server id and generation, as they are on disk."""
+    def _files(self) -> dict[str, set[Key]]:
+        """Return what there is of forwards on disk, by the files' kind."""
+        found: dict[str, set[Key]] = {"to": set(), "sock": set(), "gone": set()}
         try:
-            found = [(_SOCKET.fullmatch(entry.name), entry) for entry in self.directory.iterdir()]
+            names = os.listdir(self.directory)  # noqa: PTH208  (thrice as fast; there are hundreds)
         except FileNotFoundError:
-            return {}
-        return {(match[1], int(match[2])): entry for match, entry in found if match}
+            return found
+        for name in names:
+            if match := _FILE.fullmatch(name):
+                found[match[3]].add((match[1], int(match[2])))
+        return found
 
-    def target(self, server_id: str, generation: int) -> Forward | None:
+    def wanted(self) -> set[Key]:
+        """Return which forwards it should have, by server id and generation. `load` is their number."""
+        found = self._files()["to"]
+        self.load = len(found)
+        return found
+
+    def sockets(self) -> dict[Key, Path]:
+        """Return the sockets of its forwards, as they are on disk; a dead master's lead nowhere."""
+        found = self._files()
+        self.load = len(found["to"])
+        return {key: self.path(key) for key in found["to"] & found["sock"]}
+
+    def path(self, key: Key, kind: str = "sock") -> Path:
+        """Return where a forward's socket is, or its file of another kind, whether there is one or not."""
+        return self.directory / f"{stem(*key, bulk=self.bulk)}.{kind}"
+
+    def target(self, key: Key, kind: str = "to") -> Forward | None:
         """Return the forward that was asked of it under this id and generation, if there was one."""
         try:
-            host, port = (self.directory / f"{server_id}.{generation}.to").read_text("ascii").split()
+            host, port = self.path(key, kind).read_text("ascii").split()
+            return Forward(*key, host, int(port), self.bulk)
         except (FileNotFoundError, ValueError):
             return None
-        return Forward(server_id, generation, host, int(port))
 
     @property
     def silent(self) -> bool:
@@ -135,24 +166,22 @@ class Master:
         """Return whether the master answers; make it usable if its start was interrupted.
 
         Raises:
-            DataPlaneError: The ssh client cannot be run: nothing is known.
+            DataPlaneError: It cannot be asked: nothing is known.
         """
         if not self._control.exists():
             return Pulse.GONE
         timeout = min(SILENT_TIMEOUT, self._settings.timeout) if self.silent else self._settings.timeout
         try:
-            answer = await self._command("-O", "check", timeout=timeout)
+            pid = await self._mux.pid(timeout)
+        except MasterGoneError:
+            self._silences = 0
+            return Pulse.GONE
         except TimeoutError:
             return self._no_answer()
-        if answer.status < 0:  # a signal ended the client: the master has not said a word
-            return self._no_answer()
         self._silences = 0
-        found = re.search(r"\(pid=(\d+)\)", answer.stderr + answer.stdout)
-        if answer.status != 0 or not found:
-            return Pulse.GONE
-        if not self._pid_file.exists():
+        if _said(self._pid_file) != str(pid):
             await self._open_session()
-            self._pid_file.write_text(found[1], "ascii")
+            self._pid_file.write_text(str(pid), "ascii")
         return Pulse.ALIVE
 
     def _no_answer(self) -> Pulse:
@@ -170,18 +199,39 @@ class Master:
             return Pulse.GONE
         return Pulse.UNKNOWN
 
-    def is_as_set(self) -> bool:
-        """Return whether it was made with the settings of today, and not before they were changed."""
-        try:
-            return self._made_with.read_text("utf-8") == self._settings.destination
-        except FileNotFoundError:
-            return False
+    @property
+    def host(self) -> str:
+        """The login node that it is, or was last, connected to; "" if none."""
+        return _said(self._host_file)
 
-    async def start(self, host: str) -> None:
+    def is_as_set(self, hosts: Collection[str]) -> bool:
+        """Return whether it was made with the settings of today, and to one of these hosts."""
+        return self.host in hosts and _said(self._made_with) == self._made_now()
+
+    def _made_now(self) -> str:
+        """Return the settings that it would be made with now, and which certificate."""
+        certificate = self._settings.certificate
+        content = certificate.read_bytes() if certificate and certificate.exists() else b""
+        return f"{self._settings.destination} {hashlib.sha256(content).hexdigest()}"
+
+    def draining_for(self) -> float:
+        """Return for how many seconds it is to end once nothing goes through it: from the first call on."""
+        with suppress(FileExistsError):
+            self._drains_since.touch(exist_ok=False)
+        return time.time() - self._drains_since.stat().st_mtime
+
+    def pid(self) -> int | None:
+        """Return the pid of its process, if that is there and usable."""
+        return recorded_pid(self.directory)
+
+    async def start(self, host: str, ciphers: str = CIPHERS) -> None:
         """Connect to a login node and stay connected, whatever becomes of this process.
+
+        All forwards that it should have are there when this returns.
 
         Args:
             host: One of the tunnel's hosts.
+            ciphers: Those to prefer, in this order, with commas.
 
         Raises:
             HostKeyRefused: The host key is unknown or has changed; the detail says how to add it.
@@ -190,8 +240,7 @@ class Master:
             DataPlaneError: The ssh client is missing or refuses its options, or a file cannot be written.
         """
         try:
-            self._make_directory()
-            self._made_with.write_text(self._settings.destination, "utf-8")
+            begun_with = self._prepare(host, ciphers)
             with self._log_file.open("ab") as said:
                 status = (await _run(self._connect(host), self._settings.timeout + 5, said)).status
         except TimeoutError:
@@ -202,15 +251,56 @@ class Master:
             raise self._refusal(host)
         if await self.pulse() is not Pulse.ALIVE:
             raise LoginNodeUnreachable(f"{host}: the connection broke as soon as it was made")
-        log.info("[%s] master %d is connected to %s", self._settings.cluster, self.index, host)
+        await self._end_unwanted(begun_with)
+        self.share()
+        log.info(
+            "[%s] master %d is connected to %s, with %d forwards",
+            self._settings.cluster,
+            self.index,
+            host,
+            self.load,
+        )
+
+    def _prepare(self, host: str, ciphers: str) -> list[Forward]:
+        """Make the directory ready for a new process; return the forwards that it will begin with."""
+        kill(self.directory)
+        for directory in (self._settings.directory, self.directory):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            share_directory(directory, self._settings.group)
+        for file in (
+            self._control,
+            self._pid_file,
+            self._log_file,
+            self._drains_since,
+            self._jump,
+            self._jump_log,
+        ):
+            file.unlink(missing_ok=True)
+        for key in self._files()["gone"]:
+            self.path(key).unlink(missing_ok=True)
+            self.path(key, "gone").unlink(missing_ok=True)
+        for key in self._files()["sock"] - self.wanted():
+            self.path(key).unlink(missing_ok=True)
+        forwards = [forward for forward in map(self.target, self.wanted()) if forward]
+        self._host_file.write_text(host, "ascii")
+        self._made_with.write_text(self._made_now(), "utf-8")
+        lines = [f"Ciphers ^{ciphers}"]
+        lines += [f"LocalForward {self.path(_key(each))} {each.host}:{each.port}" for each in forwards]
+        self._config.write_text("\n".join(lines) + "\n", "ascii")
+        return forwards
+
+    async def _end_unwanted(self, begun_with: Iterable[Forward]) -> None:
+        """End what was cancelled while the process was starting: nobody could tell it."""
+        unwanted = {_key(forward): forward for forward in begun_with}.keys() - self.wanted()
+        for forward in (each for each in begun_with if _key(each) in unwanted):
+            await self._finish(forward)
 
     def _refusal(self, host: str) -> GatewayError:
         """Return why ssh did not connect. If it does not know, the one to the jump host may."""
         settings, hop, said = self._settings, self._settings.jump, _said(self._log_file)
-        known = any(words.search(said) for words in (_CHANGED_KEY, _UNKNOWN_KEY, _REFUSED, _BROKEN_SETUP))
-        if hop and not known and (there := _said(self._jump_log)):
-            return _translated(f"on the way to {host}: {there}", hop.host, hop, settings.program)
-        return _translated(said, host, settings, settings.program)
+        if hop and not is_explained(said) and (there := _said(self._jump_log)):
+            return translated(f"on the way to {host}: {there}", hop.host, hop, settings.program)
+        return translated(said, host, settings, settings.program)
 
     async def add(self, forward: Forward) -> Path:
         """Make a forward and return its socket. It says nothing of whether anybody listens at its end.
@@ -218,56 +308,63 @@ class Master:
         Raises:
             DataPlaneError: The master is dead or could not bind the socket.
         """
-        path = self.directory / f"{forward.stem}.sock"
+        path = self.path(_key(forward))
         try:
             path.with_suffix(".to").write_text(f"{forward.host} {forward.port}\n", "ascii")
-            answer = await self._command("-O", "forward", "-L", _specification(path, forward))
+            await self._mux.open(path, forward.host, forward.port)
         except TimeoutError:
             raise DataPlaneError(f"{self!r} does not answer") from None
-        except OSError as error:
+        except (MasterGoneError, OSError) as error:
             raise DataPlaneError(f"{self!r}: {error}") from error
-        if answer.status != 0 or not path.exists():
-            raise DataPlaneError(f"{self!r}: {forward.stem}: {answer.stderr.strip()}")
+        if not path.exists():
+            raise DataPlaneError(f"{self!r}: {forward.stem}: there is no socket")
+        self.load += 1
         return path
 
-    async def remove(self, server_id: str, generation: int) -> None:
-        """End a forward; what goes through it at the moment is not cut. It may be gone already.
+    async def remove(self, key: Key) -> None:
+        """End a forward; what goes through it at the moment is not cut. It may be gone already."""
+        forward = self.target(key)
+        with suppress(FileNotFoundError):
+            self.path(key, "to").rename(self.path(key, "gone"))  # first: from now on nobody makes it again
+            self.load = max(0, self.load - 1)
+        if forward or (forward := self.target(key, "gone")):
+            await self._finish(forward)
 
-        Raises:
-            DataPlaneError: The ssh client cannot be run.
-        """
-        forward = self.target(server_id, generation)
-        if forward is None:
-            return
-        path = self.directory / f"{forward.stem}.sock"
-        path.unlink(missing_ok=True)  # first: a socket on disk always has a listener
+    async def _finish(self, forward: Forward) -> None:
+        """End a forward that is wanted no more."""
+        path = self.path(_key(forward))
+        path.unlink(missing_ok=True)  # first: a socket on disk has a listener, while the master lives
         try:
-            await self._command("-O", "cancel", "-L", _specification(path, forward))
+            await self._mux.close(path, forward.host, forward.port)
         except TimeoutError:
-            log.warning("%r does not answer: %s is not cancelled", self, forward.stem)
-        path.with_suffix(".to").unlink(missing_ok=True)
+            log.warning("%r does not answer: %s is not cancelled yet", self, forward.stem)
+            return
+        except MasterGoneError:
+            pass
+        path.with_suffix(".gone").unlink(missing_ok=True)
 
-    def leftovers(self) -> list[tuple[str, int]]:
-        """Return what `remove` was interrupted in, by server id and generation."""
-        there = self.sockets()
-        names = (entry.name.removesuffix(".to").split(".") for entry in self.directory.glob("*.to"))
-        return [key for key in ((name, int(generation)) for name, generation in names) if key not in there]
+    def leftovers(self) -> set[Key]:
+        """Return what `add` or `remove` was interrupted in, by server id and generation."""
+        found = self._files()
+        return found["gone"] | (found["to"] - found["sock"])
 
-    async def end(self) -> None:
-        """End the master, by its pid if it does not listen, and remove all that it left.
-
-        Raises:
-            DataPlaneError: The ssh client cannot be run.
-        """
-        if self._control.exists():
-            try:
-                await self._command("-O", "exit")
-            except TimeoutError:
-                log.warning("%r does not answer: it is killed", self)
+    async def quit(self) -> None:
+        """End the process, by its pid if it does not listen. What was asked of it stays on disk."""
+        try:
+            await self._mux.terminate()
+        except MasterGoneError:  # also where it does as it is told: it does not wait until it is heard
+            pass
+        except TimeoutError:
+            log.warning("%r does not answer: it is killed", self)
         for _ in range(20):
             if recorded_pid(self.directory) is None:
                 break
             await asyncio.sleep(0.05)
+        kill(self.directory)
+
+    async def end(self) -> None:
+        """End the master and remove all that it left."""
+        await self.quit()
         self.clear()
 
     def clear(self) -> None:
@@ -285,9 +382,9 @@ class Master:
         for path in self.sockets().values():
             self._shared(path)
 
-    def address(self, server_id: str, generation: int) -> Path | None:
+    def address(self, key: Key) -> Path | None:
         """Return a forward's socket, which the settings' group may connect to; None if it is not on disk."""
-        path = self.directory / f"{server_id}.{generation}.sock"
+        path = self.path(key)
         return path if path.exists() and self._shared(path) else None
 
     def _shared(self, path: Path) -> bool:
@@ -296,12 +393,6 @@ class Master:
         except FileNotFoundError:  # cancelled in the meantime
             return False
         return True
-
-    def _make_directory(self) -> None:
-        self.clear()
-        for directory in (self._settings.directory, self.directory):
-            directory.mkdir(mode=0o700, exist_ok=True)
-            share_directory(directory, self._settings.group)
 
     async def _open_session(self) -> None:
         """Run ``true`` on the login node: without a session sshd leaves Nagle's algorithm on.
@@ -314,7 +405,7 @@ class Master:
             controls[f"{hop.user} on the jump host {hop.host}"] = self._jump
         for who, control in controls.items():
             try:
-                answer = await self._command("-o", "ProxyCommand=false", after=("true",), control=control)
+                answer = await self._run_true(control)
             except TimeoutError:
                 answer = Completed(124)
             if answer.status in (124, 255):
@@ -330,7 +421,8 @@ class Master:
             ("-o", f"ProxyCommand={shlex.join(self._by_way_of(hop))}") if (hop := self._settings.jump) else ()
         )
         control = ("-M", "-S", str(self._control), "-E", str(self._log_file))
-        return [*self._ssh(self._settings, "-f", "-N", *control), *proxy, "--", host]
+        words = self._ssh(self._settings, "-f", "-N", *control, "-F", str(self._config))
+        return [*words, *proxy, "--", host]
 
     def _by_way_of(self, hop: Jump) -> list[str]:
         """Return the ssh that carries the master's connection: ssh replaces %h and %p, a shell runs it.
@@ -339,7 +431,7 @@ class Master:
         master.
         """
         control = ("-M", "-S", str(self._jump), "-E", str(self._jump_log), "-o", "LogLevel=INFO")
-        return [*self._ssh(hop, *control), "-W", "[%h]:%p", "--", hop.host]
+        return [*self._ssh(hop, *control, "-F", "/dev/null"), "-W", "[%h]:%p", "--", hop.host]
 
     def _ssh(self, way: TunnelSettings | Jump, *control: str) -> list[str]:
         """Return the words for one connection: those given, then the port, the account, its key.
@@ -350,56 +442,24 @@ class Master:
             *_OPTIONS,
             f"ConnectTimeout={max(1, round(self._settings.timeout))}",
             f"UserKnownHostsFile={way.known_hosts}",
+            *(f"CertificateFile={path}" for path in [getattr(way, "certificate", None)] if path),
         )
-        words = [self._settings.program, *control, "-F", "/dev/null", "-i", str(way.key)]
+        words = [self._settings.program, *control, "-i", str(way.key)]
         words += [word for option in options for word in ("-o", option)]
         return [*words, "-p", str(way.port), "-l", way.user]
 
-    async def _command(
-        self,
-        *words: str,
-        after: tuple[str, ...] = (),
-        timeout: float | None = None,  # noqa: ASYNC109  (what it started is killed)
-        control: Path | None = None,
-    ) -> Completed:
-        """Say something to the master over its control socket; ssh wants a host's name, and ignores it."""
-        command = [self._settings.program, "-F", "/dev/null", "-S", str(control or self._control), *words]
-        return await _run([*command, "--", "login", *after], timeout or self._settings.timeout)
+    async def _run_true(self, control: Path) -> Completed:
+        """Run ``true`` over a connection; ssh wants a host's name, and ignores it."""
+        words = (self._settings.program, "-F", "/dev/null", "-S", str(control), "-o", "ProxyCommand=false")
+        return await _run([*words, "--", "login", "true"], self._settings.timeout)
 
 
-def _specification(path: Path, forward: Forward) -> str:
-    return f"{path}:{forward.host}:{forward.port}"
+def _key(forward: Forward) -> Key:
+    return forward.server_id, forward.generation
 
 
 def _said(log_file: Path) -> str:
     return log_file.read_text("utf-8", "replace") if log_file.exists() else ""
-
-
-def _translated(said: str, host: str, way: TunnelSettings | Jump, program: str) -> GatewayError:
-    """Return the error for what ssh said when it did not connect (the words of OpenSSH 7.4 to 10)."""
-    known_hosts, port = way.known_hosts, way.port
-    name = host if port == 22 else f"[{host}]:{port}"
-    add = f"ssh-keyscan -p {port} {host} >> {known_hosts}"
-    if _CHANGED_KEY.search(said):
-        fingerprint = re.search(r"SHA256:\S+?(?=\.?\s|\.?$)", said)
-        return HostKeyRefused(
-            f"The host key of {name} is not the one in {known_hosts}: it shows "
-            f"{fingerprint[0] if fingerprint else 'another'}. If its administrators confirm the change: "
-            f"ssh-keygen -f {known_hosts} -R '{name}' && {add}"
-        )
-    if _UNKNOWN_KEY.search(said):
-        return HostKeyRefused(
-            f"The host key of {name} is not in {known_hosts}. Add it with: {add} "
-            f"and compare with the login node's administrators: ssh-keygen -lf {known_hosts}"
-        )
-    words = " / ".join(said.split("\n")).strip(" /")[-500:] or "ssh gave no reason"
-    if _REFUSED.search(said):
-        return LoginNodeRefused(f"{name} does not let {way.user} in with {way.key}: {words}")
-    if _NOT_FORWARDED.search(said):
-        return LoginNodeRefused(f"{name} does not lead {way.user} on to the login node: {words}")
-    if _BROKEN_SETUP.search(said):
-        return DataPlaneError(f"{program}: {words}")
-    return LoginNodeUnreachable(f"{name}: {words}")
 
 
 async def _run(

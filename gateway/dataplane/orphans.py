@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Collection
 from contextlib import suppress
@@ -24,8 +25,8 @@ def recorded_pid(directory: Path) -> int | None:
     return pid if os.fsencode(directory / "ctl") in _command_line(pid) else None
 
 
-def clear(directory: Path) -> None:
-    """Kill what is left of a master, also one that has not connected yet, and remove its directory.
+def kill(directory: Path) -> None:
+    """Kill what is left of a master, also one that has not connected yet; its directory stays.
 
     A hub that is killed leaves an ssh behind that has neither a control socket nor a pid file: it would
     connect beside the next one, and stay. Looking through /proc takes less than a millisecond.
@@ -38,11 +39,17 @@ def clear(directory: Path) -> None:
         if pid == recorded_pid(directory) or _is_master(pid, directory):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def clear(directory: Path) -> None:
+    """Kill what is left of a master, and remove its directory with all forwards that were asked of it."""
+    kill(directory)
     if not directory.exists():
         return
     for entry in directory.iterdir():
         entry.unlink(missing_ok=True)
-    directory.rmdir()
+    with suppress(OSError):  # somebody asks for a forward at this moment, and will have one
+        directory.rmdir()
 
 
 def clear_all_but(tunnels: Path, claimed: Collection[str]) -> None:
@@ -71,6 +78,7 @@ def _clear_cluster(cluster: Path) -> None:
     log.warning("[%s] its %d SSH masters are ended", cluster.name, len(masters))
     for master in masters:
         clear(master)
+    shutil.rmtree(cluster / "drain", ignore_errors=True)
     if not any(cluster.iterdir()):  # else the files of ways without a tunnel
         cluster.rmdir()
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gateway.dataplane.access import share_directory, share_file
 from gateway.dataplane.haproxyconfig import (
     HAProxySettings,
     ProxyServer,
-    check_pair,
     digest,
     pages,
-    read_certificate,
     read_servers,
     render,
+    server_lines,
 )
 from gateway.dataplane.runtime import map_path
-from gateway.errors import DataPlaneError
-from gateway.routes import Desired, Map
+from gateway.errors import ConfigError, DataPlaneError
+from gateway.routes import Desired, Map, Route
+
+log = logging.getLogger(__name__)
 
 
 class Snapshot:
@@ -37,6 +39,7 @@ class Snapshot:
     def __init__(self, settings: HAProxySettings) -> None:
         self._settings = settings
         self.config = settings.directory / "haproxy.cfg"
+        self._lines: dict[str, tuple[Route, str]] = {}
 
     def servers(self) -> tuple[ProxyServer, ...]:
         """Return the servers in the last snapshot, none if there is none."""
@@ -46,11 +49,7 @@ class Snapshot:
             return ()
 
     def is_current(self) -> bool:
-        """Return whether the files are there and made with the settings and certificates of today.
-
-        Raises:
-            ConfigError: A certificate cannot be read.
-        """
+        """Return whether the configuration is there and made with the settings of today."""
         try:
             return f" gateway-{digest(self._settings)}\n" in self.config.read_text()
         except FileNotFoundError:
@@ -64,24 +63,65 @@ class Snapshot:
             ConfigError: A certificate cannot be read.
         """
         maps = {map_: "".join(f"{k} {v}\n" for k, v in desired.entries(map_).items()) for map_ in Map}
-        self._write(map(ProxyServer.of, desired.routes), maps)
+        self._put(self._texts(self._lines_of(desired.routes), maps))
 
-    def rewrite(self) -> None:
-        """Write the configuration anew with the servers of the last snapshot, and its maps if they miss.
+    def copy_certificates(self) -> None:
+        """Copy the certificates for HAProxy to start with; one that is of no use replaces no other.
 
         Raises:
-            DataPlaneError: They cannot be written.
-            ConfigError: A certificate cannot be read.
+            DataPlaneError: The copies cannot be written.
+            ConfigError: One is of no use, and there is none of before.
         """
-        missing = [map_ for map_ in Map if not Path(map_path(self._settings.directory, map_)).exists()]
-        self._write(self.servers(), dict.fromkeys(missing, ""))
+        copies = {}
+        for certificate in self._settings.certificates:
+            try:
+                copies[certificate.copy] = certificate.read()
+            except ConfigError as error:
+                if not certificate.copy.exists():
+                    raise
+                log.error("%s; HAProxy goes on with the one of before", error)
+        self._put(copies)
 
-    def _write(self, servers: Iterable[ProxyServer], maps: dict[Map, str]) -> None:
+    def keep(self, copy: Path, content: bytes) -> None:
+        """Keep a copy of a certificate that HAProxy has taken up, for its next start.
+
+        Raises:
+            DataPlaneError: It cannot be written.
+        """
+        self._put({copy: content})
+
+    def rewrite(self) -> None:
+        """Write all that HAProxy starts with anew: the servers are those of the last snapshot.
+
+        Raises:
+            DataPlaneError: It cannot be written.
+            ConfigError: A certificate is of no use, and there is none of before.
+        """
+        self.copy_certificates()
+        missing = [map_ for map_ in Map if not Path(map_path(self._settings.directory, map_)).exists()]
+        lines = {server.name: server_lines(self._settings, [server]) for server in self.servers()}
+        texts = self._texts(lines, dict.fromkeys(missing, ""))
+        directory = self._settings.directory
+        self._put({directory / name: page.encode() for name, page in pages().items()} | texts)
+
+    def _lines_of(self, routes: Iterable[Route]) -> dict[str, str]:
+        """Return the lines of the routes' servers; those of a route that was there the last time are kept."""
+        lines = {}
+        for route in routes:
+            known = self._lines.get(route.server)
+            if known is None or known[0] is not route:
+                known = route, server_lines(self._settings, ProxyServer.all_of(route))
+            lines[route.server] = known
+        self._lines = lines
+        return {name: text for name, (_, text) in lines.items()}
+
+    def _texts(self, lines: Mapping[str, str], maps: Mapping[Map, str]) -> dict[Path, bytes]:
+        texts = {Path(map_path(self._settings.directory, map_)): text for map_, text in maps.items()}
+        texts[self.config] = render(self._settings, lines, digest(self._settings))
+        return {path: text.encode() for path, text in texts.items()}
+
+    def _put(self, files: Mapping[Path, bytes]) -> None:
         directory, group = self._settings.directory, self._settings.group
-        texts = {directory / name: page for name, page in pages().items()}
-        texts |= {Path(map_path(directory, map_)): text for map_, text in maps.items()}
-        texts[self.config] = render(self._settings, servers, digest(self._settings))
-        files = self._certificates() | {path: text.encode() for path, text in texts.items()}
         try:
             _make_directory(directory, group)
             if group is not None:
@@ -91,15 +131,6 @@ class Snapshot:
                 _sync(directory)
         except OSError as error:
             raise DataPlaneError(f"{error.filename or directory}: {error.strerror}") from error
-
-    def _certificates(self) -> dict[Path, bytes]:
-        """Return the copies of the certificates; a new one that is of no use does not replace an old one."""
-        copies = {}
-        for path, copy in self._settings.certificates.items():
-            copies[copy] = read_certificate(path)
-            if path != self._settings.node_ca and not _holds(copy, copies[copy]):
-                check_pair(path)
-        return copies
 
 
 def is_whole(directory: Path) -> bool:

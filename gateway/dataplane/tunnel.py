@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from gateway.address import Address
 from gateway.errors import ConfigError
+from gateway.metrics import MasterSample
 from gateway.model import SERVER_ID
 from gateway.siteconfig import HOST, Jump
 
@@ -21,7 +22,7 @@ FORWARDS_MAX = 256
 #: The largest generation of a forward; it bounds the length of a socket's path.
 GENERATION_MAX = 99_999
 #: ssh binds the control socket as ``ctl.`` and 16 random characters before it renames it (mux.c).
-_LONGEST_NAME = max(len("ctl.") + 16, len(f"{'x' * 10}.{GENERATION_MAX}.sock"))
+_LONGEST_NAME = max(len("ctl.") + 16, len(f"{'x' * 10}.{GENERATION_MAX}b.sock"))
 
 #: Paths that neither ssh's ``%`` and ``${}`` expansion nor its splitting of lists can take for more.
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*", re.ASCII)
@@ -74,6 +75,25 @@ class Tunnel(Protocol):
         """
         ...
 
+    def bulk(self, server_id: str, generation: int) -> Address | None:
+        """Return where the same way begins for what is large; None if that has none of its own now."""
+        ...
+
+    def carrier(self, server_id: str, generation: int) -> tuple[int, str] | None:
+        """Return which master carries a way, and the login node it goes by; None where there is none."""
+        ...
+
+    def draining(self, server_id: str, generation: int) -> bool:
+        """Return whether a way will end soon and another one can be made: for what is opened from now on.
+
+        What is open on it may stay until it ends by itself, or the way does.
+        """
+        ...
+
+    async def pause(self, most: float) -> None:
+        """Return when `tend` has something to do, at the latest after ``most`` seconds."""
+        ...
+
     async def cancel(self, server_id: str, generation: int) -> None:
         """End a way; it may be gone already. Open connections are not cut.
 
@@ -84,6 +104,10 @@ class Tunnel(Protocol):
 
     async def stop(self) -> None:
         """End all ways and what carries them. Safe to call twice."""
+        ...
+
+    def masters(self) -> Sequence[MasterSample]:
+        """Return the SSH masters as they were last seen, none where there are none."""
         ...
 
 
@@ -99,12 +123,15 @@ class TunnelSettings:
         key: The private key's file.
         known_hosts: The file with the login nodes' host keys.
         count: How many masters to keep, at least 1.
+        bulk: How many more carry nothing but what is large.
         directory: Where the masters live: ``RUN_DIR/t/CLUSTER``. Its parent exists and is 0700.
         program: The ssh client.
         timeout: Seconds that connecting, or one command to a master, may take.
         retry: Seconds from a failure to the next try: after the first one, and at most.
         group: The group that may connect to the forwards: HAProxy's, where it is not the gateway's own.
         jump: The host through which the login nodes are reached, with its key and known hosts.
+        certificate: The key's certificate, read anew whenever it is another one.
+        drain: Seconds that what is open may stay on a master that is to end.
     """
 
     cluster: str
@@ -120,11 +147,14 @@ class TunnelSettings:
     retry: tuple[float, float] = (1.0, 60.0)
     group: int | None = None
     jump: Jump | None = None
+    bulk: int = 0
+    certificate: Path | None = None
+    drain: float = 900.0
 
     @property
     def destination(self) -> str:
-        """Where it leads and as whom, in words: a master that was made with others is of no use."""
-        words = f"{','.join(self.hosts)} {self.port} {self.user} {self.key} {self.known_hosts}"
+        """Where it leads and as whom, in words: a master that was made with others is to be replaced."""
+        words = f"{self.port} {self.user} {self.key} {self.known_hosts} {self.certificate or '-'}"
         hop = self.jump
         return f"{words} by {hop.host} {hop.port} {hop.user} {hop.key} {hop.known_hosts}" if hop else words
 
@@ -147,6 +177,7 @@ class TunnelSettings:
             self.key,
             self.known_hosts,
             *((hop.key, hop.known_hosts) if hop else ()),
+            *((self.certificate,) if self.certificate else ()),
         ):
             if not _PLAIN_PATH.fullmatch(str(path)):
                 raise ConfigError(f"{path}: must be absolute and of letters, digits and _ . / @ + - only")
@@ -156,7 +187,8 @@ class TunnelSettings:
             raise ConfigError(
                 f"{self.cluster}: tunnel: jump: host {hop.host!r} or user {hop.user!r} is wrong"
             )
-        if not (_PLAIN_USER.fullmatch(self.user) and 1 <= self.port <= 65535 and self.count >= 1):
+        counts = self.count >= 1 and self.bulk >= 0
+        if not (_PLAIN_USER.fullmatch(self.user) and 1 <= self.port <= 65535 and counts):
             raise ConfigError(
                 f"{self.cluster}: tunnel: user {self.user!r}, port {self.port} or count is wrong"
             )
@@ -164,7 +196,9 @@ class TunnelSettings:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A forward to one server's endpoint. ``generation`` is new whenever it is made anew.
+    """A forward to one server's endpoint, for ever: ``generation`` is new for another endpoint.
+
+    ``bulk`` is the one for what is large, which goes by a master of its own kind.
 
     Raises:
         ValueError: A field is not what it should be; nothing of it reached ssh.
@@ -174,6 +208,7 @@ class Forward:
     generation: int
     host: str
     port: int
+    bulk: bool = False
 
     def __post_init__(self) -> None:
         if not SERVER_ID.fullmatch(self.server_id) or not 0 <= self.generation <= GENERATION_MAX:
@@ -184,4 +219,9 @@ class Forward:
     @property
     def stem(self) -> str:
         """The name of its files, without the suffix."""
-        return f"{self.server_id}.{self.generation}"
+        return stem(self.server_id, self.generation, bulk=self.bulk)
+
+
+def stem(server_id: str, generation: int, *, bulk: bool) -> str:
+    """Return the name of a forward's files, without the suffix: also that of HAProxy's server."""
+    return f"{server_id}.{generation}{'b' if bulk else ''}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from gateway.errors import QueueUnreachable
 from gateway.launcher import ENVIRONMENT
 from gateway.launcher.wire import read_marked
+from gateway.metrics import Timed, untimed
 from gateway.model import Command, Completed
 from gateway.queue.allowance import Allowance
 from gateway.siteconfig import Login
@@ -49,12 +50,14 @@ class Asking:
         login: Where its programs are, and what they have to know.
         runner: Runs it on the login node.
         allowance: How long it may take.
+        timed: Puts down how long it took.
     """
 
-    def __init__(self, login: Login, runner: Runner, allowance: Allowance) -> None:
+    def __init__(self, login: Login, runner: Runner, allowance: Allowance, timed: Timed = untimed) -> None:
         self._login = login
         self._runner = runner
         self._allowance = allowance
+        self._timed = timed
 
     async def ask(self, commands: Sequence[Command], limit: int) -> tuple[Completed, ...]:
         """Return what each command did; status 124 for one that was ended by its limit, and all after it.
@@ -67,6 +70,10 @@ class Asking:
             QueueUnreachable: There is no whole answer.
             LoginNodeUnreachable, HostKeyRefused, LoginNodeRefused: They could not be asked.
         """
+        with self._timed("+".join(dict.fromkeys(command.words[0] for command in commands))):
+            return await self._asked(commands, limit)
+
+    async def _asked(self, commands: Sequence[Command], limit: int) -> tuple[Completed, ...]:
         mark = secrets.token_hex(16)
         completed = await self._runner.run(
             Command(("/bin/sh", "-c", PROGRAM, "sh", str(limit), *self._words(commands))),

@@ -22,6 +22,7 @@ from gateway.errors import (
     SubmitRefused,
 )
 from gateway.lifecycle import Phase
+from gateway.metrics import Timed, untimed
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, Listing, Server, job_name
 from gateway.queue.allowance import Allowance
 from gateway.queue.asking import Asking
@@ -80,6 +81,7 @@ class Queue:
         allowance: How long it may take.
         users: What runs the launcher as each user, for ``act_as: certificate``.
         clock: Seconds, only ever growing.
+        timed: Puts down how long each command took.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Queue:
         allowance: Allowance | None = None,
         users: Users | None = None,
         clock: Callable[[], float] = time.monotonic,
+        timed: Timed = untimed,
     ) -> None:
         allowance = allowance or Allowance()
         self._site = site
@@ -97,8 +100,8 @@ class Queue:
         self._runner = runner
         self._allowance = allowance
         self._clock = clock
-        self._asking = Asking(site.login, runner, allowance)
-        self._launches = Launches(site, scheduler.programs, runner, allowance, users)
+        self._asking = Asking(site.login, runner, allowance, timed)
+        self._launches = Launches(site, scheduler.programs, runner, allowance, users, timed)
         self._readers = Places(EACH)
         self._endpoints = Pace(_ENDPOINTS_AT_ONCE, _ENDPOINT_EVERY, clock)
         self._turns = Turns()

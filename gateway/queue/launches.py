@@ -22,6 +22,7 @@ from gateway.errors import (
 )
 from gateway.launcher import LauncherStatus, launcher_text
 from gateway.launcher.wire import read_exited, read_files, read_marked, read_tried, sections
+from gateway.metrics import Timed, untimed
 from gateway.model import SERVER_ID, USER_NAME, Command, Completed
 from gateway.queue.allowance import Allowance
 from gateway.queue.places import Places
@@ -52,6 +53,7 @@ class Launches:
         runner: Runs it as the service account, which has sudo or is who it is run as.
         allowance: How long it may take.
         users: What runs it as each user, for ``act_as: certificate``.
+        timed: Puts down how long it took.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class Launches:
         runner: Runner,
         allowance: Allowance,
         users: Users | None,
+        timed: Timed = untimed,
     ) -> None:
         self._site = site
         self._programs = tuple(programs)
         self._runner = runner
         self._allowance = allowance
         self._users = users
+        self._timed = timed
         self._places = Places(EACH)
         self._room = asyncio.Semaphore(_LAUNCHES)
 
@@ -182,7 +186,9 @@ class Launches:
         timeout = self._allowance.launch(commands)
         async with self._places.of(user), self._launcher(user) as (runner, words):
             try:
-                completed = await runner.run(Command((*words, verb, server_id)), stdin=text, timeout=timeout)
+                with self._timed(verb):
+                    command = Command((*words, verb, server_id))
+                    completed = await runner.run(command, stdin=text, timeout=timeout)
             except NotBegun as error:
                 raise LoginNodeRefused(str(error), self._public(error.shell_status)) from error
         longest = _LONGEST_RUN if verb == "run" else _LONGEST

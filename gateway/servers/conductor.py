@@ -20,6 +20,7 @@ from gateway.routing import Routing
 from gateway.servers.callback import Callback, is_proof
 from gateway.servers.cluster import Cluster, News
 from gateway.servers.feed import Feed
+from gateway.servers.idleness import Idleness
 from gateway.servers.life import Life
 from gateway.servers.record import keep_written
 from gateway.servers.tools import Tools
@@ -81,6 +82,7 @@ class Servers:
             callback or Callback(),
             renderer or Renderer(),
         )
+        self._idleness = Idleness(self._tools, self._stop_idle, routing.traffic)
 
     async def __aenter__(self) -> Self:
         self._tools.routing.on_lost(self._lost)
@@ -92,6 +94,7 @@ class Servers:
         for name, cluster in self._clusters.items():
             news = self._tools.news[name]
             self._loops.append(asyncio.create_task(cluster.poller.run(news.begin, news.take)))
+        self._loops.append(asyncio.create_task(self._idleness.run()))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -99,6 +102,28 @@ class Servers:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def keep(self, user_name: str, name: str) -> Server:
+        """Count a server's idle time anew, so that it is not stopped.
+
+        Raises:
+            NotFound: There is none, or it has ended.
+        """
+        server = await self._store.latest(user_name, name)
+        if server is None or server.phase is Phase.ENDED:
+            raise NotFound(
+                f"{user_name}/{name} is not running",
+                "This server is not running.",
+                "Start it if you need it.",
+            )
+        return await self._idleness.keep(server)
+
+    async def _stop_idle(self, server: Server) -> None:
+        """Stop a server that nobody uses."""
+        text = "Nothing had run in it for as long as this cluster allows: it is stopped."
+        self._store.timeline.add(server, Happening.WISH, text)
+        self._feed.publish(await self._store.note(server.id, wanted=False, reason=EndReason.IDLE))
+        self.wake(server.id)
 
     async def start(self, user: User, name: str, choices: Choices) -> Server:
         """Write that a server is wanted, and begin to make it so.

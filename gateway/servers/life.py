@@ -92,9 +92,10 @@ class Life:
             self._woken.set()
 
     def lost(self) -> None:
-        """Make it see at once whether there still is a way to the server."""
-        text = "The way to it is lost: browsers wait until there is one again."
-        self._record.tell(self._server, Happening.FORWARD, text)
+        """Make it see at once whether there still is a way to the server, and will be."""
+        if not self._cluster.tunnel.draining(self._server.id, self._server.generation):
+            text = "The way to it is lost: browsers wait until there is one again."
+            self._record.tell(self._server, Happening.FORWARD, text)
         self._answered_at = -patience.PROBE_READY
         self._woken.set()
 

@@ -75,7 +75,7 @@ class Record:
     async def route(self, server: Server) -> None:
         """See that the proxy has the server's route, or has it no longer."""
         async with self.act(server, Happening.ROUTE) as done:
-            await self._tools.routing.sync()
+            await self._tools.routing.sync(server.user)
             why_not = self._tools.routing.failure(server.id)
             done.text = "Browsers are led to it."
             if server.phase not in ROUTED:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from gateway.address import Address
 from gateway.dataplane.probe import Answer, probe
+from gateway.errors import GatewayError
 from gateway.lifecycle import ROUTED
 from gateway.model import Server
 from gateway.pki import server_name
@@ -34,8 +37,10 @@ class Way:
         Raises:
             LoginNodeUnreachable, HostKeyRefused, LoginNodeRefused, DataPlaneError: There is no forward.
         """
+        address = await self._forward(server)
+        began = time.monotonic()
         answer = await probe(
-            await self._forward(server),
+            address,
             server_path(server.user, server.name) + "api",
             token=(await self._tools.secrets(server)).token,
             tls=self._tools.routing.probe_context(server.cluster),
@@ -43,6 +48,8 @@ class Way:
             timeout=patience.PROBE_TIMEOUT,
         )
         self._answered = answer.ready
+        if answer.ready:
+            self._tools.metrics.answered(server.cluster, time.monotonic() - began)
         return answer
 
     async def _forward(self, server: Server) -> Address:
@@ -55,7 +62,7 @@ class Way:
         # What was made is as good as its last answer; only after silence is it looked into.
         address = tunnel.address(*key) if self._answered else await tunnel.confirmed(*key)
         if address is not None:
-            return address
+            return await self._moved(server, address) if tunnel.draining(*key) else address
         generation = server.generation
         if self._unmade != generation:  # else the last try made none, and its number is still free
             generation += 1
@@ -68,3 +75,22 @@ class Way:
         if server.phase in ROUTED:
             await self._record.route(server)
         return address
+
+    async def _moved(self, server: Server, address: Address) -> Address:
+        """Return a new way to the server, whose present one carries until it is left; else the present one.
+
+        The new one is made before its generation is written: until then the present one is the server's.
+        """
+        tunnel, generation = self._tools.clusters[server.cluster].tunnel, server.generation + 1
+        assert server.host is not None  # noqa: S101
+        assert server.port is not None  # noqa: S101
+        try:
+            async with self._record.act(server, Happening.FORWARD) as done:
+                moved = await tunnel.forward(server.id, generation, server.host, server.port)
+                done.text = f"The way to {server.host} is about to end: there is number {generation}."
+        except GatewayError:
+            return address  # another one is tried at the next look
+        await self._tools.store.note(server.id, generation=generation)
+        if server.phase in ROUTED:
+            await self._record.route(server)
+        return moved

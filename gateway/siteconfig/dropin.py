@@ -21,6 +21,21 @@ from gateway.siteconfig.words import (
 )
 
 
+class Idle(Strict):
+    """When servers that nobody uses are stopped.
+
+    A kernel that is busy, or a kernel or terminal that does something, is use; an open page is not. Their
+    owners see beforehand when it will be, and can keep them.
+    """
+
+    after: Walltime
+    """For how long nothing may run in one."""
+    warn: Walltime = 15
+    """How long before its end that is announced, on the person's own page of servers."""
+    bytes_per_second: Annotated[int, Field(ge=1, le=10**9)] = 2000
+    """The traffic, both ways, that counts as use of an application with ``activity: traffic``."""
+
+
 class Partition(Strict):
     """A partition (Slurm) or queue (PBS, Grid Engine) on the form, with the most that may be asked of it.
 
@@ -45,6 +60,8 @@ class Partition(Strict):
     """Who sees it: whoever is in one of these groups of the directory; everybody if there are none."""
     default: bool = False
     """Whether the form starts with it."""
+    idle: Idle | None = None
+    """When idle servers there are stopped, if not as elsewhere on the cluster."""
 
 
 class Application(Strict):
@@ -66,6 +83,8 @@ class Application(Strict):
     """The shell that runs them; ``/bin/bash -l`` where a login shell knows ``module``."""
     url: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")] = "/"
     """Where the browser goes first, below the server's own path."""
+    activity: Literal["jupyter", "traffic"] = "jupyter"
+    """What tells that it is in use: Jupyter's kernels and terminals, or the traffic."""
     requeue: bool = False
     """Whether the scheduler may start the job again, after a node was lost."""
     groups: tuple[Name, ...] = ()
@@ -190,6 +209,8 @@ class DropIn(Strict):
     constraints: tuple[Name, ...] = ()
     """Kinds of node on the form, in place of all that the scheduler has: features of Slurm's nodes, resources
     of PBS and Grid Engine that are true or false."""
+    idle: Idle | None = None
+    """When idle servers are stopped; never, if it is left out."""
     applications: tuple[Application, ...] = ()
     """What people may run."""
     form: Form = Form()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
-from gateway.siteconfig.dropin import Application, DropIn, Partition
+from gateway.siteconfig.dropin import Application, DropIn, Idle, Partition
 from gateway.siteconfig.trusted import Login, Tunnel
 from gateway.siteconfig.words import Title
 
@@ -41,6 +41,11 @@ class SiteConfig(DropIn):
     def partition(self, name: str) -> Partition | None:
         """Return the partition of this name, if there is one."""
         return next((p for p in self.partitions if p.name == name), None)
+
+    def idle_policy(self, partition: str) -> Idle | None:
+        """Return when idle servers of a partition are stopped, None if they never are."""
+        own = self.partition(partition)
+        return own.idle if own and own.idle else self.idle
 
     def application(self, name: str) -> Application | None:
         """Return the application of this name, if there is one."""

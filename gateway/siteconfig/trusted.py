@@ -155,14 +155,31 @@ class Tunnel(Strict):
     node_security: Literal["tls", "plain"] = "tls"
     """``plain`` shows the traffic to the cluster's network, and trusts every user of a node."""
     masters: Annotated[int, Field(ge=1, le=16)] = 2
-    """How many SSH connections share the traffic."""
+    """How many SSH connections to each host share the traffic; more are made as servers need them."""
+    bulk_masters: Annotated[int, Field(ge=0, le=16)] = 1
+    """How many more carry large downloads and uploads alone, out of the way of all else."""
+    certificate: AbsolutePath | None = None
+    """The file of the key's certificate; once it is renewed, new connections replace the old ones."""
+    drain_minutes: Annotated[int, Field(ge=0, le=10080)] = 15
+    """How long what is open may stay on a connection that is to end: to a host that is left, for example."""
 
     @model_validator(mode="before")
     @classmethod
     def _one_word(cls, data: Any) -> Any:
         return {"kind": data} if isinstance(data, str) else data
 
-    @field_validator("hosts", "port", "user", "key", "known_hosts", "jump", "masters")
+    @field_validator(
+        "hosts",
+        "port",
+        "user",
+        "key",
+        "known_hosts",
+        "jump",
+        "masters",
+        "bulk_masters",
+        "certificate",
+        "drain_minutes",
+    )
     @classmethod
     def _as_the_kind_wants(cls, value: Any, info: ValidationInfo) -> Any:
         if info.data.get("kind") == "direct":

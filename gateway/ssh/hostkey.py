@@ -11,7 +11,7 @@ import paramiko
 from gateway.errors import HostKeyRefused, LoginNodeUnreachable
 from gateway.siteconfig import Jump
 from gateway.ssh.known_hosts import HostKey, KnownHosts, address
-from gateway.ssh.transport import Limits, handshake
+from gateway.ssh.transport import Limits, handshake, host_key
 
 
 class Trust(StrEnum):
@@ -54,10 +54,9 @@ def shown_key(
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise LoginNodeUnreachable(f"{name}: {error or type(error).__name__}") from error
     try:
-        shown = transport.get_remote_server_key()
+        key = host_key(transport)
     finally:
         transport.close()
-    key = HostKey(shown.get_name(), shown.get_base64())
     return Shown(key, f"{name} {key.type} {key.base64}", _trust(known, name, key))
 
 

@@ -1,8 +1,7 @@
 """Whether a host key may be trusted, by an OpenSSH known_hosts file (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
 
 paramiko 5.1 refuses a whole file for one ``@cert-authority`` line and matches no patterns, so the file that
-OpenSSH reads for the tunnels is read here by the same rules. ``@cert-authority`` lines are skipped: paramiko
-knows no host certificates.
+OpenSSH reads for the tunnels is read here by the same rules.
 """
 
 from __future__ import annotations
@@ -12,19 +11,27 @@ import binascii
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Self
 
 from gateway.errors import HostKeyRefused
+from gateway.ssh import hostcert
+
+_MARKERS = ("", "@revoked", "@cert-authority")
 
 
 @dataclass(frozen=True, slots=True)
 class HostKey:
-    """A host key as known_hosts writes it: its type and its base64 text."""
+    """A host key as known_hosts writes it: its type and its base64 text.
+
+    ``certificate`` is what vouches for it, if the host showed one, written in the same way.
+    """
 
     type: str
     base64: str
+    certificate: str = field(default="", compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -42,7 +49,15 @@ def address(host: str, port: int) -> str:
 class _Line:
     names: tuple[str, ...]
     key: HostKey
-    revoked: bool
+    marker: str
+
+    @property
+    def revoked(self) -> bool:
+        return self.marker == "@revoked"
+
+    @property
+    def authority(self) -> bool:
+        return self.marker == "@cert-authority"
 
     def matches(self, name: str) -> bool:
         if any(n.startswith("!") and _name_matches(n[1:], name) for n in self.names):
@@ -81,17 +96,19 @@ class KnownHosts:
         for line in text.splitlines():
             words = line.split()
             marker = words.pop(0) if words and words[0].startswith("@") else ""
-            if len(words) < 3 or words[0].startswith("#") or marker not in ("", "@revoked"):
+            if len(words) < 3 or words[0].startswith("#") or marker not in _MARKERS:
                 continue
-            found.append(_Line(tuple(words[0].split(",")), HostKey(words[1], words[2]), marker == "@revoked"))
+            found.append(_Line(tuple(words[0].split(",")), HostKey(words[1], words[2]), marker))
         return cls(tuple(found), source)
 
     def types(self, name: str) -> tuple[str, ...]:
         """Return the key types known for a host, so that it is asked for one of these."""
-        return tuple(dict.fromkeys(x.key.type for x in self._lines if x.matches(name) and not x.revoked))
+        lines = [line for line in self._lines if line.matches(name)]
+        certified = hostcert.TYPES if any(line.authority for line in lines) else ()
+        return (*certified, *dict.fromkeys(line.key.type for line in lines if not line.marker))
 
     def check(self, name: str, key: HostKey) -> None:
-        """Return if ``key`` is the known key of the host ``name`` (see ``address``).
+        """Return if ``key`` is the known key of the host ``name`` (see ``address``), or certified for it.
 
         Raises:
             HostKeyRefused: It is unknown, another one, or revoked. The detail says what to do.
@@ -102,8 +119,8 @@ class KnownHosts:
                 f"{name} shows the host key {key.fingerprint} ({key.type}), which is marked @revoked in "
                 f"{self._source}"
             )
-        known = [line.key for line in lines if not line.revoked]
-        if key in known:
+        known = [line.key for line in lines if not line.marker]
+        if key in known or self._is_certified(name, key, lines):
             return
         add = f"{name} {key.type} {key.base64}"
         if not known:
@@ -116,6 +133,34 @@ class KnownHosts:
             f"{self._source} knows {', '.join(k.fingerprint for k in known)}. Somebody may be listening. "
             f"If its administrators confirm the new one, replace the old line there by: {add}"
         )
+
+    def _is_certified(self, name: str, key: HostKey, lines: Sequence[_Line]) -> bool:
+        """Return whether an authority for this host vouches for its key.
+
+        Raises:
+            HostKeyRefused: One does, but not for this host, or not now; or the authority is revoked.
+        """
+        if not key.certificate:
+            return False
+        try:
+            signed_by = HostKey(*hostcert.authority_of(key.certificate))
+        except ValueError as error:
+            raise HostKeyRefused(f"{name} shows {error}") from None
+        by = [line for line in lines if line.key == signed_by]
+        if any(line.revoked for line in by):
+            raise HostKeyRefused(
+                f"{name} shows a certificate of {signed_by.fingerprint}, which is marked @revoked in "
+                f"{self._source}"
+            )
+        if not any(line.authority for line in by):
+            return False
+        host = name[1:].partition("]")[0] if name.startswith("[") else name
+        if why := hostcert.fault(key.certificate, host):
+            raise HostKeyRefused(
+                f"{name} shows a host certificate that is not good: {why}. Its administrators have to sign "
+                "its key anew (ssh-keygen -s CA -h -n NAME)"
+            )
+        return True
 
     def __repr__(self) -> str:
         return f"<KnownHosts {self._source}: {len(self._lines)} keys>"

@@ -16,6 +16,7 @@ import paramiko
 
 from gateway.errors import GatewayError, HostKeyRefused, LoginNodeRefused, LoginNodeUnreachable
 from gateway.siteconfig import Jump, Login
+from gateway.ssh import hostcert
 from gateway.ssh.authority import UserCertificate
 from gateway.ssh.known_hosts import HostKey, KnownHosts, address
 
@@ -179,8 +180,7 @@ def _open(place: _Place, identity: Identity, key: paramiko.PKey, limits: Limits)
     try:
         types = place.known.types(place.name)
         transport = handshake(place.host, place.port, types, limits, place.hop)
-        shown = transport.get_remote_server_key()
-        place.known.check(place.name, HostKey(shown.get_name(), shown.get_base64()))
+        place.known.check(place.name, host_key(transport))
         if transport.auth_publickey(identity.user, key):
             raise LoginNodeRefused(f"{where}: the key was accepted, but the host asks for more than a key")
         transport.set_keepalive(limits.keepalive)
@@ -190,6 +190,14 @@ def _open(place: _Place, identity: Identity, key: paramiko.PKey, limits: Limits)
         raise _translated(error, where, identity) from error
     _log.info("connected to %s", where)
     return transport
+
+
+def host_key(transport: paramiko.Transport) -> HostKey:
+    """Return the key that a host has shown and proved to have, with its certificate if it has one."""
+    shown = transport.get_remote_server_key()
+    blob = shown.public_blob
+    certificate = f"{blob.key_type} {base64.b64encode(blob.key_blob).decode()}" if blob else ""
+    return HostKey(shown.get_name(), shown.get_base64(), certificate)
 
 
 def handshake(
@@ -317,7 +325,7 @@ def _prefer(transport: paramiko.Transport, types: tuple[str, ...]) -> None:
     names = [n for t in types for n in (("rsa-sha2-512", "rsa-sha2-256") if t == "ssh-rsa" else (t,))]
     options = transport.get_security_options()
     offered = list(options.key_types)
-    first = [n for n in names if n in offered]
+    first = [n for n in names if n in offered or n in hostcert.TYPES]
     options.key_types = tuple(first + [n for n in offered if n not in first])
 
 

@@ -150,6 +150,11 @@ class ServerStore:
             query = query.where(servers.c.cluster == cluster)
         return [server_of(row) for row in await self._database.rows(query)]
 
+    async def live_of(self, users: Collection[str]) -> Sequence[Server]:
+        """Return these people's servers that have not ended."""
+        query = select(*COLUMNS).where(servers.c.phase != Phase.ENDED.value, servers.c.user.in_(users))
+        return [server_of(row) for row in await self._database.rows(query)]
+
     async def uncleaned(self, within: timedelta) -> Sequence[Server]:
         """Return the servers that ended less than ``within`` ago and whose files are still on the cluster."""
         query = select(*COLUMNS).where(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -130,9 +130,16 @@ class SessionStore:
         async with self._database.writing() as connection:
             await connection.execute(insert(grants), rows)
 
-    async def grants(self) -> Sequence[GrantRow]:
-        """Return every grant that holds now: its session lives and its server has not ended."""
-        rows = await self._database.rows(_holding_grants())
+    async def grants(self, server_ids: Collection[str] | None = None) -> Sequence[GrantRow]:
+        """Return every grant that holds now: its session lives and its server has not ended.
+
+        Args:
+            server_ids: Only those for these starts of servers.
+        """
+        query = _holding_grants()
+        if server_ids is not None:
+            query = query.where(grants.c.server_id.in_(server_ids))
+        rows = await self._database.rows(query)
         return [GrantRow(row.cookie_hash, row.server_id, row.expires) for row in rows]
 
     async def granted(self, cookie_hash: str, server_id: str) -> bool:

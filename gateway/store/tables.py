@@ -122,6 +122,8 @@ servers = Table(
     Column("native_reason", Text, nullable=False, server_default=text("''")),
     Column("starts", Instant),
     Column("ends", Instant),
+    Column("active", Instant),
+    Column("idle_end", Instant),
     Column("cleaned", Boolean, nullable=False, server_default=false()),
 )
 Index("ix_servers_user_name", servers.c.user, servers.c.name, servers.c.created)

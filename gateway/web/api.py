@@ -14,10 +14,12 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 
 from gateway import __version__, options
+from gateway.address import address_word
 from gateway.auth import DENIED_NAMES
 from gateway.errors import BadRequest, Forbidden, GatewayError, NotFound
 from gateway.lifecycle import Phase
 from gateway.model import USER_NAME, Server, User
+from gateway.routing import RouteRow
 from gateway.urls import check_server_name, server_path
 from gateway.web.base import SAFE_METHODS, Page, secret_hash
 from gateway.web.words import is_open, is_over, progress_event, seconds_left
@@ -143,6 +145,15 @@ class UserServer(Api):
         return {str(field): _texts(value) for field, value in chosen.items()}
 
 
+class KeepServer(Api):
+    """``…/keep``: keeps a server that would be stopped for being idle."""
+
+    async def post(self, user_name: str, name: str | None = None) -> None:
+        """Count its idle time anew, and tell of it."""
+        server = await self.services.servers.keep(self.owner(user_name).name, name or "")
+        self.finish(_server_model(server, self))
+
+
 class Progress(Api):
     """``…/progress``: server-sent events, until the server is ready or has ended."""
 
@@ -178,14 +189,14 @@ class Progress(Api):
 class Metrics(Api):
     """``/hub/metrics``: for Prometheus, with an administrator's token."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Write the exposition."""
         if not self.user.admin:
             raise Forbidden("metrics are for administrators")
         if self.services.metrics is None:
             raise NotFound("no metrics")
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.finish(self.services.metrics())
+        self.finish(await self.services.metrics())
 
 
 class Orphans(Api):
@@ -213,6 +224,25 @@ class Orphans(Api):
                 ]
             }
         )
+
+
+class Proxy(Api):
+    """``/hub/api/proxy``: what is routed where and by which SSH master, for administrators."""
+
+    async def get(self) -> None:
+        """Tell it."""
+        if not self.user.admin:
+            raise Forbidden("routes are for administrators")
+        used = await self.services.routing.last_used()
+        rows = self.services.routing.table()
+        self.finish({"routes": [_route_model(row, used.get(row.server_id)) for row in rows]})
+
+    async def post(self) -> None:
+        """Compare what the proxy holds with what it should, make the difference, and tell what is routed."""
+        if not self.user.admin:
+            raise Forbidden("routes are for administrators")
+        await self.services.routing.sync()
+        await self.get()
 
 
 class NoSuchCall(Api):
@@ -246,6 +276,20 @@ async def _with_signs_of_life(changes: AsyncIterator[Server]) -> AsyncGenerator[
             await asyncio.gather(following, return_exceptions=True)
         if (close := getattr(changes, "aclose", None)) is not None:
             await close()
+
+
+def _route_model(row: RouteRow, used: datetime | None) -> dict[str, Any]:
+    return {
+        "route": row.key,
+        "server_id": row.server_id,
+        "generation": row.generation,
+        "cluster": row.cluster,
+        "via": address_word(row.address),
+        "master": row.master,
+        "login_node": row.login_node or None,
+        "last_activity": _time(used) if used else None,
+        "failure": row.failure or None,
+    }
 
 
 def _is_ready(server: Server) -> bool:
@@ -283,7 +327,7 @@ def _server_model(server: Server, request: Api) -> dict[str, Any]:
         "name": server.name,
         "full_name": f"{server.user}/{server.name}",
         "started": _time(server.created),
-        "last_activity": _time(server.changed),
+        "last_activity": _time(server.active or server.changed),
         "ready": _is_ready(server),
         "pending": _pending(server),
         "stopped": is_over(server),
@@ -301,6 +345,7 @@ def _server_model(server: Server, request: Api) -> dict[str, Any]:
             "native_reason": server.native_reason,
             "starts": _time(server.starts) if server.starts else None,
             "ends": _time(server.ends) if server.ends else None,
+            "idle_end": _time(server.idle_end) if server.idle_end else None,
             "seconds_left": seconds_left(server, request.now()),
         },
     }

@@ -77,3 +77,15 @@ class Stop(Page):
         except NotFound as error:
             log.info("[%s/%s] stop: %s", self.user.name, name or "", error)
         self.redirect(self.origins.hub_url(wait_path(name or "")), status=303)
+
+
+class Keep(Page):
+    """Keeps a server that would be stopped for being idle."""
+
+    async def post(self, name: str | None = None) -> None:
+        """Count its idle time anew, and show one's servers."""
+        try:
+            await self.services.servers.keep(self.user.name, name or "")
+        except NotFound as error:
+            log.info("[%s/%s] keep: %s", self.user.name, name or "", error)
+        self.redirect(self.origins.hub_url(), status=303)

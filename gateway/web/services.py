@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -12,6 +12,7 @@ from gateway.discovery import Discovery
 from gateway.model import Choices, Server, User
 from gateway.origins import Origins
 from gateway.renderer import Renderer
+from gateway.routing import RouteRow
 from gateway.siteconfig import SiteConfig
 from gateway.siteview import SiteView
 from gateway.store import Code, Session
@@ -91,6 +92,10 @@ class Conductor(Protocol):
         """Ask for a server's end. Raises NotFound."""
         ...
 
+    async def keep(self, user_name: str, name: str) -> Server:
+        """Count an idle server's time anew. Raises NotFound."""
+        ...
+
     async def published(self, server_id: str, proof: str, port: int) -> None:
         """Take the port that a job calls in. Raises Forbidden, CallRefused."""
         ...
@@ -111,6 +116,18 @@ class Routing(Protocol):
 
     async def revoke(self, session_hash: str) -> None:
         """End a session: all that it was given, and its open connections."""
+        ...
+
+    async def sync(self) -> None:
+        """Compare what the proxy holds with what it should, and make the difference."""
+        ...
+
+    def table(self) -> Sequence[RouteRow]:
+        """Return the routes."""
+        ...
+
+    async def last_used(self) -> Mapping[str, datetime]:
+        """Return when a request to each server last began, by its id."""
         ...
 
 
@@ -157,7 +174,7 @@ class Services:
     clock: Callable[[], datetime] = utc_now
     session_lifetime: timedelta = timedelta(hours=24)
     discoveries: Callable[[], Mapping[str, Discovery]] = dict
-    metrics: Callable[[], bytes] | None = None
+    metrics: Callable[[], Awaitable[bytes]] | None = None
     orphans: Orphans | None = None
     views: Mapping[str, SiteView] = field(default_factory=dict)
     news: Callable[[str], datetime | None] = _no_news

@@ -45,6 +45,7 @@ _ENDS: dict[EndReason, str] = {
     EndReason.REFUSED: "Not started",
     EndReason.PREEMPTED: "Preempted",
     EndReason.LOST: "Lost",
+    EndReason.IDLE: "Idle",
 }
 
 

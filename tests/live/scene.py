@@ -49,6 +49,11 @@ class Scene:
         self._token = ""
         self._before = 0
 
+    @property
+    def people(self) -> Collection[Person]:
+        """Those whose servers these are."""
+        return self._people.values()
+
     # --- before and after ---
 
     def prepare(self) -> None:
@@ -294,9 +299,10 @@ class Scene:
         return [line.split() for line in answer.decode().splitlines() if line and not line.startswith("#")]
 
     def proxy_servers(self) -> dict[str, tuple[str, str]]:
-        """Return HAProxy's servers: name to administrative state (0: up) and weight."""
-        rows = self.ask_proxy("show", "servers", "state", "users")
-        return {row[3]: (row[6], row[7]) for row in rows if len(row) > 7 and row[3] != "anchor"}
+        """Return HAProxy's servers, without those for what is large: name to state (0: up) and weight."""
+        rows = self.ask_proxy("show", "servers", "state")
+        ours = (row for row in rows if len(row) > 7 and row[1].startswith("users"))
+        return {row[3]: (row[6], row[7]) for row in ours if row[3][-1].isdecimal()}  # one way of each
 
     def proxy_map(self, name: str) -> list[tuple[str, ...]]:
         """Return a map's entries, sorted."""
@@ -304,9 +310,14 @@ class Scene:
         return sorted(tuple(row[1:]) for row in rows)
 
     def forwards(self) -> list[str]:
-        """Return the forwards that have a socket, as ID.G."""
+        """Return the forwards that have a socket, as ID.G; not those for what is large."""
         tunnels = Path(f"/proc/{self.lab.hub.pid}/root/run/gateway/t/lab")
-        return sorted(path.name.removesuffix(".sock") for path in tunnels.glob("*/*.sock"))
+        return sorted(path.name.removesuffix(".sock") for path in tunnels.glob("*/*[0-9].sock"))
+
+    def lose_forwards(self) -> None:
+        """Remove all forwards' files: they have to be made anew, under new names."""
+        for path in Path(f"/proc/{self.lab.hub.pid}/root/run/gateway/t/lab").glob("*/*.[0-9]*.*"):
+            path.unlink()
 
     def state_dirs(self) -> set[str]:
         """Return the ids that have a state directory on the cluster."""

@@ -173,11 +173,12 @@ def test_haproxy_comes_back_complete_without_certificate_or_configuration(
 
 def test_a_new_certificate_is_served_without_a_command(lab: Lab, machine: Systemd, alice: Person) -> None:
     pem = lab.state / "hub/tls.pem"
-    old, worker = pem.read_text(), machine.processes(HAPROXY)
+    old, workers = pem.read_text(), machine.processes(HAPROXY)
     try:
         pem.write_text(old + "\n# renewed\n")
-        wait_until(lambda: machine.processes(HAPROXY) - worker != set(), "HAProxy has a new worker", 15)
-        machine.run("grep", "-q", "renewed", "/run/gateway/haproxy/public-0.pem")
+        copy = "/run/gateway/haproxy/public-0.pem"
+        wait_until(lambda: "renewed" in machine.run("cat", copy).stdout, "HAProxy has the new certificate", 15)
+        assert machine.processes(HAPROXY) == workers
         pem.write_text("not a certificate\n")
         wait_until(lambda: "not a certificate" in machine.journal(), "the hub says that it is none", 15, 0.2)
         assert reaches(alice)
@@ -210,7 +211,7 @@ def test_nobody_else_gets_at_sockets_and_files(machine: Systemd, alice: Person) 
     found = machine.run("find", "/run/gateway", "-perm", "/o=rwx", "!", "-type", "l").stdout
     assert found == ""
     names = machine.run("find", "/run/gateway", "-perm", "/g=rw", "-type", "s").stdout.split()
-    assert all(re.search(r"(hub|admin|master|\.\d+)\.sock$", name) for name in names)
+    assert all(re.search(r"(hub|admin|master|\.\d+b?)\.sock$", name) for name in names)
 
 
 def test_stopping_the_keeper_leaves_the_masters_and_one_command_ends_them(

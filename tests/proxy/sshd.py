@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -58,10 +59,46 @@ class Sshd:
         subprocess.run(words, check=True, timeout=20)
         return self.directory / name
 
-    def know(self, name: str) -> None:
+    def know(self, name: str, port: int | None = None) -> None:
         """Write this key into known_hosts as the login node's."""
         kind, key, *_ = (self.directory / f"{name}.pub").read_text().split()
-        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n")
+        self.known_hosts.write_text(f"[127.0.0.*]:{port or self.port} {kind} {key}\n")
+
+    def configure(self, line: str) -> None:
+        """Have sshd say so in its configuration, from now on; connections that are open stay."""
+        config = self.directory / "sshd_config"
+        keyword = line.split(maxsplit=1)[0]
+        others = [
+            each
+            for each in config.read_text().splitlines()
+            if keyword == "ListenAddress" or not each.startswith(f"{keyword} ")
+        ]
+        config.write_text("\n".join([line, *others]) + "\n")
+        self.stop()
+        self.start()
+
+    def listen_too(self, host: str) -> None:
+        """Answer at another address of loopback too, with the same key."""
+        self.configure(f"ListenAddress {host}")
+
+    def listen_only(self, host: str) -> None:
+        """Answer at this address alone, from the next start on."""
+        config = self.directory / "sshd_config"
+        lines = [line for line in config.read_text().splitlines() if not line.startswith("ListenAddress")]
+        config.write_text("\n".join([*lines, f"ListenAddress {host}"]) + "\n")
+
+    def sessions(self) -> list[int]:
+        """Return the processes of the connections that are open."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def crash(self) -> None:
+        """Stop listening, and cut all connections that are open."""
+        sessions = self.sessions()
+        self.stop()
+        for pid in sessions:
+            os.kill(pid, signal.SIGKILL)
 
     def start(self) -> None:
         """Start sshd and wait until it answers."""
@@ -87,9 +124,7 @@ class Sshd:
     @property
     def connections(self) -> int:
         """How many connections are open: each has a process."""
-        assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        return len(children.read_text().split())
+        return len(self.sessions())
 
     def settings(self, count: int = 1) -> TunnelSettings:
         """Return the settings of a tunnel through it."""

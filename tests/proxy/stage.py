@@ -14,6 +14,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from hashlib import sha1
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ from typing import Self
 from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
 from gateway.dataplane.runtime import Processes, ask_master, open_worker
 from gateway.origins import ROUTE_COOKIE
+from gateway.pki import self_signed
 from gateway.routes import Desired, Grant, Route, hash_cookie, plan, route_key
 
 HOST = "gw.example.org"
@@ -34,6 +36,20 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def own_certificate(directory: Path, name: str = HOST) -> Path:
+    """Return a new certificate that has signed itself, with its key, for a listener."""
+    path = directory / "public.pem"
+    path.write_bytes(self_signed([name], ["127.0.0.1"], timedelta(days=1)))
+    return path
+
+
+def trusting(certificate: Path) -> ssl.SSLContext:
+    """Return what a browser that trusts this certificate uses."""
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    return context
 
 
 @dataclass
@@ -80,6 +96,7 @@ class Backend:
         self.connections = 0
         self.bytes_seen = 0
         self.answer_headers: Headers = []
+        self.client_serials: list[str] = []
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -100,13 +117,15 @@ class Backend:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        if shown := writer.get_extra_info("peercert"):
+            self.client_serials.append(shown["serialNumber"])
         with suppress(asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
             while True:
                 request = await read_message(reader)
                 self.requests.append(request)
                 self.bytes_seen += len(request.start)
                 if request.one("upgrade"):
-                    await self._echo(reader, writer)
+                    await self._echo(reader, writer, request.one("sec-websocket-key") or "")
                     break
                 extra = "".join(f"{key}: {value}\r\n" for key, value in self.answer_headers)
                 head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self.name)}\r\n{extra}\r\n"
@@ -117,9 +136,9 @@ class Backend:
         with suppress(OSError, asyncio.CancelledError):
             await writer.wait_closed()
 
-    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
         head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        writer.write(f"{head}Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n".encode())
+        writer.write(f"{head}Sec-WebSocket-Accept: {accept(key)}\r\n\r\n".encode())
         while data := await reader.read(1000):
             writer.write(data)
             await writer.drain()
@@ -163,8 +182,9 @@ UPGRADE = [
 ]
 
 
-#: What RFC 6455, 1.3, has a server answer to this key; HAProxy checks it.
-ACCEPT = b64encode(sha1(b"AAAAAAAAAAAAAAAAAAAAAA==258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
+def accept(key: str) -> str:
+    """Return what RFC 6455, 1.3, has a server answer to a key; HAProxy checks it."""
+    return b64encode(sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()).decode()
 
 
 @dataclass
@@ -217,6 +237,11 @@ class Stage:
         opened = await asyncio.open_connection("127.0.0.1", port or self.port, ssl=tls)
         self.browsers.append(Browser(*opened))
         return self.browsers[-1]
+
+    @staticmethod
+    async def browser_at(port: int, tls: ssl.SSLContext) -> Browser:
+        """Return a browser that the caller closes."""
+        return Browser(*await asyncio.open_connection("127.0.0.1", port, ssl=tls))
 
     async def ask(
         self, target: str, headers: Iterable[tuple[str, str]] = (), *, method: str = "GET", host: str = HOST

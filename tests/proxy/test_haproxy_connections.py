@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from gateway.dataplane.haproxyconfig import backend_of
 from gateway.routes import RemoveServer
 from tests.proxy.stage import ALICE, BOB, HOST, UPGRADE, Stage, cookie
 
@@ -30,7 +31,7 @@ async def test_a_missing_server_answers_503_and_no_other_one_sees_a_byte(stage: 
 
 async def test_a_server_in_maintenance_answers_503_and_no_other_one_sees_a_byte(stage: Stage) -> None:
     await stage.usual()
-    await stage.order("disable", "server", f"users/{OWN}")
+    await stage.order("disable", "server", f"{backend_of(OWN)}/{OWN}")
     assert (await stage.ask("/user/alice/", [cookie()])).status == 503
     assert all(backend.connections == 0 for backend in stage.backends.values())
 
@@ -59,7 +60,7 @@ async def test_a_server_with_a_weight_is_refused_and_removed(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     desired = await stage.usual()
-    await stage.order("set", "weight", f"users/{OTHERS}", "1")
+    await stage.order("set", "weight", f"{backend_of(OTHERS)}/{OTHERS}", "1")
     actual = await stage.haproxy.actual()
     assert actual.servers[OTHERS].weight == 1
     assert OTHERS in caplog.text

@@ -14,7 +14,7 @@ from gateway.dataplane.direct import Direct
 from gateway.dataplane.haproxy import HAProxy
 from gateway.dataplane.probe import Outcome, client_context, probe
 from gateway.pki import Authority, server_name
-from gateway.routes import Actual, AddServer, Desired, RemoveServer, Route, ServerState, plan
+from gateway.routes import Actual, Desired, RemoveServer, Route, ServerState, additions, plan
 from tests.proxy.stage import ALICE, BOB, Backend, Stage, cookie, free_port
 from tests.proxy.test_haproxy_tls import authority, node, with_tls
 
@@ -124,8 +124,8 @@ async def test_a_server_that_leads_elsewhere_than_its_route_is_put_right(stage: 
     await stage.haproxy.ensure()
     own, bobs = await listening(stage, OWN), await listening(stage, OTHERS)
     desired = await stage.reach(direct(stage, own.address), grants=[stage.grant(ALICE)])
-    elsewhere = AddServer(ALICE, direct(stage, bobs.address))
-    assert await stage.haproxy.apply([RemoveServer(ALICE, OWN), elsewhere]) == {}
+    elsewhere = additions(direct(stage, bobs.address))
+    assert await stage.haproxy.apply([RemoveServer(ALICE, OWN), *elsewhere]) == {}
     await stage.reach(*desired.routes, grants=desired.grants)
     assert (await stage.ask("/user/alice/", [cookie()])).body == OWN.encode()
     assert bobs.requests == []

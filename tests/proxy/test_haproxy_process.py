@@ -13,7 +13,7 @@ import pytest
 
 from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
 from gateway.errors import ConfigError, DataPlaneError
-from gateway.routes import AddEntry, AddServer, Desired, Map, Step
+from gateway.routes import AddEntry, Desired, Map, Step, additions
 from tests.proxy.stage import ALICE, BOB, COOKIE, Stage, cookie, free_port
 
 pytestmark = pytest.mark.proxy
@@ -143,11 +143,11 @@ async def test_a_snapshot_that_is_right_is_not_written_again(stage: Stage) -> No
 async def test_a_step_that_fails_stops_its_own_server_and_no_other(stage: Stage) -> None:
     await stage.haproxy.ensure()
     route, other = stage.route(ALICE, "alice"), stage.route(BOB, "bob")
-    await stage.haproxy.apply([AddServer(ALICE, route)])
+    await stage.haproxy.apply(additions(route))
     steps: list[Step] = [
-        AddServer(ALICE, route),
+        *additions(route),
         AddEntry(ALICE, Map.ROUTES, route.key, route.server),
-        AddServer(BOB, other),
+        *additions(other),
         AddEntry(BOB, Map.ROUTES, other.key, other.server),
     ]
     failures = await stage.haproxy.apply(steps)

@@ -189,3 +189,21 @@ def test_forms_may_lead_to_users_origins_where_there_are_some() -> None:
     assert PER_USER.form_targets() == "'self' https://*.gw.example.org:8443"
     assert SINGLE.form_targets() == "'self'"
     assert SINGLE.layout is Layout.SINGLE
+
+
+@pytest.mark.parametrize(
+    ("public_url", "layout", "may"),
+    [
+        ("https://gw.example.org/", "per-user", True),
+        ("https://gw.example.org:443/", "single", True),
+        ("https://gw.example.org:8443/", "per-user", False),
+        ("https://gateway/", "single", False),
+        ("https://localhost/", "single", False),
+        ("https://gw.localhost/", "per-user", False),
+        ("https://192.0.2.1/", "single", False),
+    ],
+)
+def test_https_is_insisted_on_only_where_it_can_cut_off_nobody_else(
+    public_url: str, layout: str, may: bool
+) -> None:
+    assert Origins.of(public_url, layout).may_insist is may

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.address import Tcp
 from gateway.routes import (
     HUB,
+    WANTED,
     Actual,
     AddEntry,
     AddServer,
@@ -26,12 +27,16 @@ from gateway.routes import (
     SetEntry,
     ShutSessions,
     Step,
+    additions,
+    carried_out,
     hash_cookie,
     id_of,
     plan,
     refused,
 )
 
+#: What goes before all else.
+FIRST = (Map.ROUTES, Map.BULK)
 IDS = ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc"]
 HOSTS = ["alice.gw.example.org", "bob.gw.example.org"]
 NODES = [Tcp("192.0.2.1", 20001), Tcp("2001:db8::1", 20001)]
@@ -64,18 +69,18 @@ class Simulated:
 
     @classmethod
     def of(cls, actual: Actual) -> Simulated:
-        maps = {Map.ROUTES: actual.routes, Map.GRANTS: actual.grants, Map.SECRETS: actual.secrets}
-        return cls(dict(actual.servers), {map_: dict(entries) for map_, entries in maps.items()})
+        return cls(dict(actual.servers), {map_: dict(actual.entries(map_)) for map_ in Map})
 
     def actual(self) -> Actual:
-        maps = (self.maps[map_] for map_ in (Map.ROUTES, Map.GRANTS, Map.SECRETS))
-        return Actual(self.servers, *maps)
+        routes, grants, secrets, bulk = (dict(self.maps[map_]) for map_ in Map)
+        return Actual(dict(self.servers), routes, grants, secrets, bulk)
 
     def take(self, step: Step) -> None:
         match step:
-            case AddServer(route=new):
-                assert new.server not in self.servers
-                self.servers[new.server] = state_of(new)
+            case AddServer(name=name, address=address, node_tls=node_tls):
+                assert name not in self.servers
+                tcp = address if isinstance(address, Tcp) else None
+                self.servers[name] = ServerState(0, True, node_tls, tcp)
             case EnableServer(name=name):
                 self.servers[name] = replace(self.servers[name], enabled=True)
             case RemoveServer(name=name):
@@ -101,10 +106,14 @@ def assert_safe(proxy: Simulated, desired: Desired) -> None:
         token = proxy.maps[Map.SECRETS].get(id_of(name))
         assert token, "a route to a server without a secret"
         assert token == tokens.get(id_of(name), token), "a route to a server that gets another one's token"
+    for server_id, name in proxy.maps[Map.BULK].items():
+        assert name == WANTED or (name in proxy.servers and id_of(name) == server_id), "bulk goes astray"
 
 
 generations = st.integers(1, 2)
-names = st.builds(lambda i, g: f"{i}.{g}", st.sampled_from(IDS), generations)
+names = st.builds(
+    lambda i, g, b: f"{i}.{g}{b}", st.sampled_from(IDS), generations, st.sampled_from("b") | st.just("")
+)
 routes = st.builds(
     route,
     st.sampled_from(IDS),
@@ -112,6 +121,7 @@ routes = st.builds(
     host=st.sampled_from(HOSTS),
     name=st.sampled_from(["", "exp1"]),
     address=st.sampled_from([Path("/run/gateway/t/a.sock"), *NODES]),
+    bulk=st.sampled_from([None, Path("/run/gateway/t/ab.sock")]),
 )
 keys = st.sampled_from([f"{host}/alice/{name}" for host in HOSTS for name in ("", "exp1")])
 grants = st.builds(Grant, st.sampled_from("abc").map(hash_cookie), st.sampled_from(IDS), st.integers(1, 3))
@@ -138,7 +148,15 @@ actuals = st.builds(
     st.dictionaries(keys, st.one_of(names, st.sampled_from(["", HUB]))),
     st.dictionaries(grants.map(lambda g: g.key), st.sampled_from(["1", "2", ""])),
     st.dictionaries(st.sampled_from(IDS), st.sampled_from([f"token-of-{i}" for i in IDS] + [""])),
+    st.dictionaries(st.sampled_from(IDS), st.one_of(names, st.sampled_from(["", WANTED]))),
 )
+
+
+def bulk_after(desired: Desired, actual: Actual) -> dict[str, str]:
+    """Return the ways for bulk, and the wishes for one that nothing came of yet."""
+    live = {route.server_id for route in desired.routes}
+    wishes = {key: WANTED for key, value in actual.bulk.items() if value == WANTED and key in live}
+    return wishes | desired.entries(Map.BULK)
 
 
 @given(desireds(), actuals)
@@ -148,8 +166,16 @@ def test_any_proxy_ends_in_what_is_desired_and_a_second_plan_is_empty(
     proxy = Simulated.of(actual)
     for step in plan(desired, actual):
         proxy.take(step)
-    assert {map_: proxy.maps[map_] for map_ in Map} == {map_: desired.entries(map_) for map_ in Map}
-    assert proxy.servers == {r.server: state_of(r) for r in desired.routes}
+    bulk = {Map.BULK: bulk_after(desired, actual)}
+    assert proxy.maps == {map_: desired.entries(map_) for map_ in Map} | bulk
+    assert proxy.servers == {
+        step.name: ServerState(
+            0, True, step.node_tls, step.address if isinstance(step.address, Tcp) else None
+        )
+        for route in desired.routes
+        for step in additions(route)
+    }
+    assert carried_out(actual, plan(desired, actual)) == proxy.actual()
     assert plan(desired, proxy.actual()) == ()
 
 
@@ -157,7 +183,7 @@ def test_any_proxy_ends_in_what_is_desired_and_a_second_plan_is_empty(
 def test_no_step_leaves_a_route_that_is_unsafe(desired: Desired, actual: Actual) -> None:
     proxy, steps = Simulated.of(actual), plan(desired, actual)
     first_addition = next(
-        (i for i, step in enumerate(steps) if not isinstance(step, DeleteEntry) or step.map != Map.ROUTES),
+        (i for i, step in enumerate(steps) if not isinstance(step, DeleteEntry) or step.map not in FIRST),
         len(steps),
     )
     for number, step in enumerate(steps):
@@ -201,11 +227,25 @@ def test_a_new_generation_takes_over_by_one_set_and_the_old_one_goes_after() -> 
     for step in plan(Desired((old,)), proxy.actual()):
         proxy.take(step)
     assert plan(Desired((new,)), proxy.actual()) == (
-        AddServer(IDS[0], new),
+        *additions(new),
         SetEntry(IDS[0], Map.ROUTES, new.key, new.server),
         ShutSessions(IDS[0], old.server),
         RemoveServer(IDS[0], old.server),
     )
+
+
+def test_a_server_that_is_left_stays_without_a_route_until_it_is_not_kept_any_more() -> None:
+    old, new = route(generation=1, bulk=Path("/run/gateway/t/b.sock")), route(generation=2)
+    proxy = Simulated.of(Actual())
+    kept = tuple(old.servers)
+    for desired in (Desired((old,)), Desired((new,), kept=kept)):
+        for step in plan(desired, proxy.actual()):
+            proxy.take(step)
+    assert (proxy.shut, sorted(proxy.servers)) == ([], sorted([*old.servers, new.server]))
+    assert (proxy.maps[Map.ROUTES], proxy.maps[Map.BULK]) == ({new.key: new.server}, {})
+    for step in plan(Desired((new,)), proxy.actual()):
+        proxy.take(step)
+    assert list(proxy.servers) == [new.server]
 
 
 def test_a_server_that_leads_elsewhere_is_made_anew_and_has_no_route_meanwhile() -> None:
@@ -216,7 +256,7 @@ def test_a_server_that_leads_elsewhere_is_made_anew_and_has_no_route_meanwhile()
         DeleteEntry(IDS[0], Map.ROUTES, wanted.key),
         ShutSessions(IDS[0], wanted.server),
         RemoveServer(IDS[0], wanted.server),
-        AddServer(IDS[0], wanted),
+        *additions(wanted),
         AddEntry(IDS[0], Map.ROUTES, wanted.key, wanted.server),
     )
 

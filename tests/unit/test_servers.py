@@ -84,6 +84,7 @@ class World:
     listening: set[tuple[str, int]] = field(default_factory=set)
     forwards_made: dict[tuple[str, int], Path] = field(default_factory=dict)
     ends: dict[Path, tuple[str, int]] = field(default_factory=dict)
+    leaving: set[tuple[str, int]] = field(default_factory=set)
     synced: int = 0
     files: Mapping[str, bytes] = field(default_factory=dict)
     tell_lost: Any = None
@@ -146,14 +147,20 @@ class World:
     async def confirmed(self, server_id: str, generation: int) -> Path | None:
         return self.forwards_made.get((server_id, generation))
 
+    def draining(self, server_id: str, generation: int) -> bool:
+        return (server_id, generation) in self.leaving
+
     async def forward(self, server_id: str, generation: int, host: str, port: int) -> Path:
         path = Path(f"/run/{server_id}.{generation}.sock")
         if self.ends.setdefault(path, (host, port)) != (host, port):
             raise DataPlaneError(f"{path} leads elsewhere than to {host}:{port}")
         return self.forwards_made.setdefault((server_id, generation), path)
 
-    async def sync(self) -> None:
+    async def sync(self, *_: str) -> None:
         self.synced += 1
+
+    async def traffic(self) -> Mapping[str, int]:
+        return {}
 
     def failure(self, server_id: str) -> str:
         return ""
@@ -543,6 +550,27 @@ async def test_a_lost_forward_is_made_again_under_a_new_path(
             while not world.forwards_made:
                 await asyncio.sleep(0.01)
         assert list(world.forwards_made) == [(server.id, 2)]
+
+
+async def test_a_way_that_is_about_to_end_is_replaced_while_it_still_carries(
+    conductor: Any, world: World, store: ServerStore
+) -> None:
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        old, taken = (server.id, 1), Path(f"/run/{server.id}.2.sock")
+        world.leaving.add(old)
+        world.ends[taken] = ("cn9", 1)  # the tunnel cannot make it now
+        world.tell_lost(server.id)
+        await asyncio.sleep(0.1)
+        now = await store.get(server.id)
+        assert (now.phase, now.generation) == (Phase.READY, 1)
+        del world.ends[taken]
+        world.tell_lost(server.id)
+        async with asyncio.timeout(5):
+            while (await store.get(server.id)).generation != 2:
+                await asyncio.sleep(0.01)
+        assert list(world.forwards_made) == [old, (server.id, 2)]
+        assert world.ends[taken] == ("cn1", 20001)
 
 
 async def test_a_port_that_another_application_has_is_left_for_the_one_that_is_published_next(

@@ -59,8 +59,8 @@ def sessions(database: Database) -> SessionStore:
 
 async def test_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite"
-    assert await upgrade(url) == (None, "0003")
-    assert await upgrade(url) == ("0003", "0003")
+    assert await upgrade(url) == (None, "0004")
+    assert await upgrade(url) == ("0004", "0004")
     engine = create_engine(f"sqlite:///{tmp_path}/gateway.sqlite")
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []

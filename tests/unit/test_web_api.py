@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from gateway.errors import NotFound
 from gateway.lifecycle import Phase
 from gateway.model import EndReason, JobId, User
 from gateway.origins import Origins
+from gateway.routing import RouteRow
 from gateway.store.orphans import Orphan
 from gateway.web import api, make_application, make_server
 from gateway.web.base import secret_hash
@@ -189,6 +191,38 @@ async def test_metrics_are_for_administrators(browser: Browser) -> None:
         answer = await browser.fetch(f"{HUB}/hub/metrics", headers={"Authorization": f"token {who}-token"})
         assert answer.code == code
     assert answer.body == b"gateway_up 1\n"
+
+
+async def test_the_routing_table_is_for_administrators_and_names_the_master(
+    browser: Browser, world: World
+) -> None:
+    at = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+    world.routing.rows = [
+        RouteRow(
+            "alice.gw.example.org/alice/", "a" * 10, 3, "lab", Path("/run/g/t/lab/0/x.sock"), 0, "login1", ""
+        )
+    ]
+    world.routing.used = {"a" * 10: at}
+    for method in ("GET", "POST"):
+        assert (await call(browser, "/proxy", method, {} if method == "POST" else None))[0] == 403
+    assert world.routing.synced == 0
+    code, body = await call(browser, "/proxy", who="carol")
+    assert code == 200
+    assert body["routes"] == [
+        {
+            "route": "alice.gw.example.org/alice/",
+            "server_id": "a" * 10,
+            "generation": 3,
+            "cluster": "lab",
+            "via": "unix@/run/g/t/lab/0/x.sock",
+            "master": 0,
+            "login_node": "login1",
+            "last_activity": "2026-11-23T12:00:00Z",
+            "failure": None,
+        }
+    ]
+    assert (await call(browser, "/proxy", "POST", {}, who="carol")) == (200, body)
+    assert world.routing.synced > 0
 
 
 async def test_an_unknown_call_is_json_too(browser: Browser) -> None:

@@ -21,6 +21,7 @@ from gateway.errors import AlreadyRunning, GatewayError, LoginRefused, NotFound
 from gateway.lifecycle import Phase
 from gateway.model import Choices, EndReason, JobId, Server, User
 from gateway.origins import Origins
+from gateway.routing import RouteRow
 from gateway.siteconfig import SiteConfig, parse_site_config
 from gateway.store import Code, Session
 from gateway.timeline import Entry
@@ -172,6 +173,12 @@ class FakeServers:
             raise NotFound
         return self.put(replace(present, phase=Phase.ENDED, wanted=False, reason=EndReason.STOPPED))
 
+    async def keep(self, user_name: str, name: str) -> Server:
+        present = self.now.get((user_name, name))
+        if present is None or present.phase is Phase.ENDED:
+            raise NotFound
+        return self.put(replace(present, idle_end=None))
+
     async def published(self, server_id: str, proof: str, port: int) -> None:
         self.called.append((server_id, proof, port))
 
@@ -190,6 +197,9 @@ class FakeRouting:
     def __init__(self, sessions: FakeSessions) -> None:
         self.sessions = sessions
         self.error: GatewayError | None = None
+        self.synced = 0
+        self.rows: list[RouteRow] = []
+        self.used: dict[str, datetime] = {}
 
     async def give(
         self, cookie_hash: str, session_hash: str, servers: Sequence[Server], expires: datetime
@@ -203,11 +213,24 @@ class FakeRouting:
     def grants(self) -> dict[tuple[str, str], tuple[str, datetime]]:
         return self.sessions.grants
 
+    async def sync(self) -> None:
+        self.synced += 1
+
+    def table(self) -> Sequence[RouteRow]:
+        return self.rows
+
+    async def last_used(self) -> Mapping[str, datetime]:
+        return self.used
+
     async def revoke(self, session_hash: str) -> None:
         await self.sessions.end_session(session_hash)
         if self.error:
             raise self.error
         self.sessions.grants = {key: value for key, value in self.grants.items() if value[0] != session_hash}
+
+
+async def exposition() -> bytes:
+    return b"gateway_up 1\n"
 
 
 class Clock:
@@ -257,7 +280,7 @@ class World:
             self.clock,
             timedelta(hours=8),
             lambda: self.discoveries,
-            lambda: b"gateway_up 1\n",
+            exposition,
         )
 
 
