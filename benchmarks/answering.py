@@ -1,7 +1,7 @@
 """An application that is every server at once: it answers with the id of the one that it was asked for.
 
-The id is the one in the name that HAProxy asks for in TLS (SNI), and the certificate is that server's. After an
-upgrade it says the id and echoes what it gets. ``python benchmarks/answering.py PORT CA_DIRECTORY``.
+The id is the one in the name that HAProxy asks for in TLS (SNI), and the certificate is that server's. After
+an upgrade it says the id and echoes what it gets. ``python benchmarks/answering.py PORT CA_DIRECTORY``.
 """
 
 from __future__ import annotations

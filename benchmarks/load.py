@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
+import threading
 import time
 from dataclasses import dataclass
 
@@ -19,12 +21,14 @@ class Way:
         name: As the table shows it.
         small, stream: The addresses of the two, as (port, path).
         cookie: The browser's cookie.
+        tls: Whether the browser's leg is TLS; whose certificate it is does not matter here.
     """
 
     name: str
     small: tuple[int, str]
     stream: tuple[int, str]
     cookie: str
+    tls: bool = False
 
 
 def requests(way: Way, connections: int, seconds: float) -> float:
@@ -41,7 +45,7 @@ def requests(way: Way, connections: int, seconds: float) -> float:
         f"-d{max(1, round(seconds))}s",
         "-H",
         f"Cookie: {way.cookie}",
-        f"http://127.0.0.1:{port}{path}",
+        f"http{'s' * way.tls}://127.0.0.1:{port}{path}",
         timeout=seconds + 30,
     )
     rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
@@ -50,15 +54,50 @@ def requests(way: Way, connections: int, seconds: float) -> float:
     return float(rate[1])
 
 
-def bulk(way: Way, seconds: float) -> float:
-    """Return the megabytes (10**6) per second of one download."""
-    with _connected(way, way.stream[1] + "bulk", "") as connection:
+def bulk(
+    way: Way, seconds: float, *, path: str = "bulk", stop: threading.Event | None = None, most: float = 1e15
+) -> float:
+    """Return the megabytes (10**6) per second of one download: so long, until told, or so much."""
+    with _connected(way, way.stream[1] + path, "") as connection:
         buffer = bytearray(1 << 20)
         _head(connection, b"200")
         received, start = 0, time.perf_counter()
-        while (spent := time.perf_counter() - start) < seconds:
+        while (spent := time.perf_counter() - start) < seconds and received < most:
+            if stop and stop.is_set():
+                break
             received += _some(connection.recv_into(buffer), way)
         return received / spent / 1e6
+
+
+def upload(way: Way, count: int) -> float:
+    """Return the megabytes (10**6) per second of one upload of so many bytes."""
+    with _connected(way, way.stream[1] + "files/upload", f"Content-Length: {count}\r\n", "PUT") as connection:
+        block, left, start = bytes(1 << 20), count, time.perf_counter()
+        while left:
+            left -= connection.send(block[:left])
+        _head(connection, b"200")
+        return count / (time.perf_counter() - start) / 1e6
+
+
+def whole_answer(connection: socket.socket) -> None:
+    """Read one answer that has a length."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        found += _part(connection)
+    head, _, body = found.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+    if not head.startswith(b"HTTP/1.1 200") or not length:
+        raise SystemExit(f"expected 200, got {head[:200]!r}")
+    left = int(length[1]) - len(body)
+    while left > 0:
+        left -= len(_part(connection))
+
+
+def _part(connection: socket.socket) -> bytes:
+    data = connection.recv(65536)
+    if not data:
+        raise SystemExit("the connection ended")
+    return data
 
 
 def websocket(way: Way, seconds: float) -> float:
@@ -75,14 +114,18 @@ def websocket(way: Way, seconds: float) -> float:
         return trips / spent
 
 
-def _connected(way: Way, path: str, headers: str) -> socket.socket:
+def _connected(way: Way, path: str, headers: str, method: str = "GET") -> socket.socket:
     """Return a connection on which one request was sent; the Origin is the proxy's own, as a page's is."""
     port = way.stream[0]
     connection = socket.create_connection(("127.0.0.1", port), 30)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     here = f"127.0.0.1:{port}"
+    if way.tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = context.wrap_socket(connection)
     own = f"Host: {here}\r\nOrigin: http://{here}\r\nCookie: {way.cookie}\r\n"
-    connection.sendall(f"GET {path} HTTP/1.1\r\n{own}{headers}\r\n".encode())
+    connection.sendall(f"{method} {path} HTTP/1.1\r\n{own}{headers}\r\n".encode())
     return connection
 
 

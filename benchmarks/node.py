@@ -109,11 +109,14 @@ class _Stream(socketserver.BaseRequestHandler):
     """A request for an upgrade is echoed until it closes; any other is sent bytes until it has had enough."""
 
     def handle(self) -> None:
-        with self.request.makefile("rb") as lines:
+        with self.request.makefile("rb", buffering=0) as lines:
             head = [line.decode("latin-1").strip() for line in takewhile(lambda line: line.strip(), lines)]
         keys = [line.partition(": ")[2] for line in head if line.lower().startswith("sec-websocket-key:")]
+        lengths = [int(line.partition(":")[2]) for line in head if line.lower().startswith("content-length:")]
         if keys:
             self._echo(keys[0])
+        elif lengths:
+            self._take(lengths[0])
         elif head:
             self._send()
 
@@ -124,6 +127,12 @@ class _Stream(socketserver.BaseRequestHandler):
         )
         while (message := receive(self.request)) is not None:
             self.request.sendall(bytes([0x82, len(message)]) + message)
+
+    def _take(self, left: int) -> None:
+        buffer = bytearray(1 << 20)
+        while left:
+            left -= self.request.recv_into(buffer) or left
+        self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     def _send(self) -> None:
         self.request.sendall(

@@ -90,7 +90,7 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
         DataPlaneError: HAProxy is missing, too old, or cannot start.
     """
     quiet_library_log()
-    _check_required(settings)
+    parts.require_front(settings)
     sites = load_sites(Path(settings.gateway.site_dir))
     check_together(sites.values(), managed=managed)
     group = parts.proxy_group(settings)
@@ -174,11 +174,6 @@ def _sampling(
     tunnels = {name: cluster.tunnel for name, cluster in clusters.items()}
     pollers = {name: cluster.poller for name, cluster in clusters.items()}
     return Sampling(metrics, records, haproxy, routing.table, tunnels, pollers, orphans)
-
-
-def _check_required(settings: Settings) -> None:
-    settings.require(settings.gateway, "public_url", "tls_certificate")
-    settings.require_file(settings.gateway, "tls_certificate")
 
 
 async def _keep_to_one_hub(stack: AsyncExitStack, directory: Path) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from traitlets import Enum, Int, List, TraitError, Unicode
+from traitlets import Bool, Enum, Int, List, TraitError, Unicode
 from traitlets.config import Config, Configurable
 from traitlets.config.loader import ConfigFileNotFound, PyFileConfigLoader
 
@@ -41,6 +41,24 @@ class Gateway(Configurable):
         default_value=[],
         help='Where plain HTTP leads to HTTPS, and to nothing else: [":80"]. Each user\'s host is kept.',
     ).tag(config=True)
+    plain_bind = List(
+        Unicode(),
+        default_value=[],
+        help="Addresses at which a reverse proxy of the site's own hands on requests without TLS: on the loopback, "
+        "or where only trusted_proxies get in.",
+    ).tag(config=True)
+    trusted_proxies = List(
+        Unicode(),
+        default_value=[],
+        help='Addresses and networks of the site\'s own reverse proxies, which are believed who asks: '
+        '["192.0.2.0/24"]. They say it with X-Forwarded-For and X-Forwarded-Proto, of which the last value '
+        "counts, or by the PROXY protocol. From anybody else these headers are dropped.",
+    ).tag(config=True)
+    proxy_protocol = Bool(
+        False,
+        help="Whether each connection of trusted_proxies begins with the PROXY protocol, version 1 or 2, in "
+        "place of these headers.",
+    ).tag(config=True)
     hsts_days = Int(
         365,
         min=0,
@@ -70,11 +88,15 @@ class Gateway(Configurable):
     ).tag(config=True)
     access_log = Unicode(
         "",
-        help="Where HAProxy sends a line of JSON for each request, without query strings, cookies and tokens: "
-        "a syslog's socket (/dev/log) or HOST:PORT (UDP), or, where systemd starts HAProxy, stdout. Empty: nowhere.",
+        help="Where HAProxy sends a line of JSON for each request, without query string, cookies and tokens: "
+        "a syslog's socket (/dev/log) or HOST:PORT (UDP), or, where systemd starts HAProxy, stdout. "
+        "Empty: nowhere.",
     ).tag(config=True)
     server_connections = Int(
-        256, min=8, help="Requests and WebSockets to one server at a time; of more each is told so (429)."
+        128,
+        min=8,
+        help="Requests and WebSockets to one server at a time. As many again wait for up to 10 s, more are told "
+        "so (429). Of more than 128 that begin at once some fail: no more can wait at an SSH forward.",
     ).tag(config=True)
     server_requests = Int(
         0, min=0, help="Requests to one server per second, over ten seconds; 0: no limit."

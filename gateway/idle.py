@@ -1,4 +1,4 @@
-"""When a server that nobody uses is stopped: what counts as use, how long it has been idle, what follows. Pure.
+"""When a server that nobody uses is stopped: what counts as use, how long it is idle, what follows. Pure.
 
 Jupyter says itself what runs: a kernel that is busy, and the last activity of kernels and terminals. Its own
 count of requests is no measure, for an open tab that nobody looks at asks all the time. Of other applications
@@ -84,7 +84,8 @@ def verdict(watch: Watch, policy: Policy) -> Verdict:
     """Return what follows from the last look at a server."""
     if watch.warned is not None:
         return Verdict.STOP if watch.looked >= stops_at(watch, policy) else Verdict.NOTHING
-    return Verdict.WARN if watch.looked >= watch.since + policy.after - policy.warn else Verdict.NOTHING
+    soon = watch.looked > watch.since and watch.looked >= watch.since + policy.after - policy.warn
+    return Verdict.WARN if soon else Verdict.NOTHING
 
 
 def of_jupyter(kernels: Any, terminals: Any, before: str | None) -> tuple[Use, str]:

@@ -49,8 +49,7 @@ async def prepare_haproxy(settings: Settings) -> None:
 
 
 async def _prepare_haproxy(settings: Settings) -> None:
-    settings.require(settings.gateway, "public_url", "tls_certificate")
-    settings.require_file(settings.gateway, "tls_certificate")
+    parts.require_front(settings)
     run_dir = parts.private_directory(settings.run_dir, parts.proxy_group(settings))
     authority = Authority.open(parts.private_directory(settings.state_dir) / "ca")
     haproxy = HAProxy(parts.haproxy_settings(settings, authority, run_dir, managed=True))

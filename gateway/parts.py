@@ -14,6 +14,7 @@ from gateway.auth.ldap import LdapAuthenticator, LdapSettings
 from gateway.config import Settings
 from gateway.dataplane.access import find_group, share_directory
 from gateway.dataplane.direct import Direct
+from gateway.dataplane.front import Front, networks
 from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
 from gateway.dataplane.limits import Limits
 from gateway.dataplane.masters import Duty, Masters
@@ -230,16 +231,33 @@ def callback(settings: Settings, origins: Origins) -> Callback:
     return Callback(origins.hub_url("/hub/api/callback/"), Path(ca).read_bytes() if ca else b"")
 
 
+def require_front(settings: Settings) -> None:
+    """Check that what browsers come in by has been set.
+
+    Raises:
+        ConfigError: Something is missing, or the certificate's file cannot be read.
+    """
+    settings.require(settings.gateway, "public_url")
+    if settings.gateway.bind:
+        settings.require(settings.gateway, "tls_certificate")
+        settings.require_file(settings.gateway, "tls_certificate")
+
+
 def haproxy_settings(
     settings: Settings, authority: Authority, run_dir: Path, *, managed: bool = False
 ) -> HAProxySettings:
     """Return how HAProxy is set up; ``managed`` says that a service manager starts it."""
     certificate = Path(settings.gateway.tls_certificate)
     origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
+    front = Front(networks(settings.gateway.trusted_proxies), settings.gateway.proxy_protocol)
+    front.check_plain(settings.gateway.plain_bind)
     return HAProxySettings(
         directory=run_dir / "haproxy",
         hub_socket=run_dir / "hub.sock",
-        listeners=tuple(Listener(address, certificate) for address in settings.gateway.bind),
+        listeners=(
+            *(Listener(address, certificate) for address in settings.gateway.bind),
+            *(Listener(address) for address in settings.gateway.plain_bind),
+        ),
         node_ca=authority.node_ca,
         client_pem=authority.client_pem,
         program=settings.gateway.haproxy or "haproxy",
@@ -256,6 +274,7 @@ def haproxy_settings(
             bandwidth=settings.gateway.server_bandwidth * 1_000_000,
         ),
         access_log=settings.gateway.access_log,
+        front=front,
     )
 
 

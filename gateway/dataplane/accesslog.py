@@ -17,8 +17,8 @@ PATH = 1000
 _SYSLOG = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 _SOCKET = re.compile(r"/[A-Za-z0-9_./-]{1,100}", re.ASCII)
 
-#: The fields, and what HAProxy puts there (2.6, "8.2.4. Custom log format"). Times are in milliseconds: of the
-#: whole request, for the head of the answer, for a connection to the server, in its queue; -1 did not happen.
+#: The fields, and what HAProxy puts there (2.6, "8.2.4. Custom log format"). Times are in milliseconds: of
+#: the whole request, for the answer's head, for a connection to the server, in its queue; -1: did not happen.
 _FIELDS = {
     "time": "%Ts.%ms",
     "source": '"%ci"',

@@ -8,16 +8,17 @@ import os
 import re
 import resource
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from gateway.address import Address, address_word, parse_address
-from gateway.dataplane import accesslog
+from gateway.dataplane import accesslog, pages
 from gateway.dataplane.accesslog import log_words
 from gateway.dataplane.certificates import Certificate
+from gateway.dataplane.front import Front, is_loopback
 from gateway.dataplane.limits import Limits
 from gateway.errors import ConfigError
 from gateway.origins import ROUTE_COOKIE
@@ -39,13 +40,16 @@ _MOST_THREADS = 4
 #: Bytes in the body of a request to the hub: its own limit too.
 _HUB_BODY = 64 * 1024
 
-#: How the names of the users' backends begin. HAProxy walks a backend's whole list of servers for each request
-#: (``use-server``, 2.6 to 2.8; 90 µs with 5,000 of them), so the servers are spread by their ids' last character.
+#: How the names of the users' backends begin. HAProxy walks a backend's whole list of servers for each
+#: request (``use-server`` of 2.6; 90 µs with 5,000 of them): they are spread by their ids' last character.
 BACKENDS = "users-"
 _SHARDS = "abcdefghijklmnopqrstuvwxyz234567"
 #: Every server has weight 0: where the one that is named is missing or in maintenance HAProxy balances over
 #: those with a weight (seen on 2.6 and 2.8), and with none it answers 503.
-_USE = "    use-server %[var(txn.bulk)] if { var(txn.bulk) -m found }\n    use-server %[var(txn.route)] if TRUE\n"
+_USE = """\
+    use-server %[var(txn.bulk)] if { var(txn.bulk) -m found }
+    use-server %[var(txn.route)] if TRUE
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class HAProxySettings:
         hard_stop: After how many seconds a worker that a reload has replaced ends, whatever is open.
         limits: What a server and a browser may take up.
         access_log: Where a line for each request goes: see `log_words`.
+        front: Reverse proxies in front of it.
 
     Raises:
         ConfigError: A value cannot be written into HAProxy's configuration.
@@ -105,8 +110,9 @@ class HAProxySettings:
     users_below: bool = False
     hsts: int = 0
     hard_stop: int = 24 * 3600
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     access_log: str = ""
+    front: Front = Front()
 
     def __post_init__(self) -> None:
         log_words(self.access_log, managed=self.managed)
@@ -115,7 +121,7 @@ class HAProxySettings:
         for address in self._addresses:
             if not _ADDRESS.fullmatch(address):
                 raise ConfigError(f"{address!r} is no address: write :443 or 192.0.2.1:443")
-        if self.redirects and not _HOST.fullmatch(self.public):
+        if (self.redirects or self.front.trusted) and not _HOST.fullmatch(self.public):
             raise ConfigError(f"{self.public!r} is no host to which browsers can be sent from plain HTTP")
         for path in self._paths():
             if not (path.is_absolute() and _WORD.fullmatch(str(path))):
@@ -232,8 +238,8 @@ def read_servers(config: str) -> tuple[ProxyServer, ...]:
 def digest(settings: HAProxySettings) -> str:
     """Return a digest of all that only a reload can change: the configuration and the pages."""
     found = hashlib.sha256(render(settings, {}, "none").encode())
-    for name, page in pages().items():
-        found.update(f"{name} {page}".encode())
+    for name, text in pages.files().items():
+        found.update(f"{name} {text}".encode())
     return found.hexdigest()[:32]
 
 
@@ -271,7 +277,11 @@ def _fixed(settings: HAProxySettings, config_digest: str) -> str:
         hub_socket=settings.hub_socket,
         hub_body=_HUB_BODY,
         listeners=[
-            (words, listener.certificate and settings.copy_of(listener.certificate))
+            (
+                words,
+                listener.certificate and settings.copy_of(listener.certificate),
+                bool(settings.front.trusted) and not is_loopback(listener.address),
+            )
             for listener in settings.listeners
             for words in settings.binds(listener.address)
         ],
@@ -282,6 +292,7 @@ def _fixed(settings: HAProxySettings, config_digest: str) -> str:
         hsts=settings.hsts,
         hard_stop=settings.hard_stop,
         scheme=settings.scheme,
+        front=settings.front,
         cookie=ROUTE_COOKIE,
         node_tls=settings.node_tls,
         threads=min(_MOST_THREADS, len(os.sched_getaffinity(0))),
@@ -289,6 +300,8 @@ def _fixed(settings: HAProxySettings, config_digest: str) -> str:
         log_words=log_words(settings.access_log, managed=settings.managed),
         log_format=_Line(accesslog.FORMAT),
         log_path=accesslog.PATH,
+        page=lambda name: _Line(pages.reply(settings.directory, name)),
+        page_mark=pages.MARK,
     )
 
 
@@ -339,108 +352,4 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=select_autoescape(("html.j2",), default_for_string=False),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """A page that HAProxy gives itself: what happened, what it means, what to do next.
-
-    ``refresh`` is after how many seconds it tries again, if it does.
-    """
-
-    status: str
-    title: str
-    text: str
-    advice: str
-    refresh: int | None = None
-
-
-_PAGES = {
-    "400.http": _Page(
-        "400 Bad Request",
-        "The gateway cannot read this request",
-        "What the browser sent is not a request as the gateway knows them. Nothing was done.",
-        "Go back and try again, with another browser if that does not help.",
-    ),
-    "403.http": _Page(
-        "403 Forbidden",
-        "The gateway has refused this request",
-        "It came from a page of another site, which may not use your server. Nothing was done.",
-        "Open your server from the list of your servers.",
-    ),
-    "408.http": _Page(
-        "408 Request Timeout",
-        "What your browser sent did not arrive in time",
-        "The gateway has waited for the rest of it for some seconds. Nothing was done.",
-        "Try again; if it stays so, your network is very slow or something in it holds back what you send.",
-    ),
-    "413.http": _Page(
-        "413 Content Too Large",
-        "That is more than the gateway takes",
-        "No form of the gateway needs that much. Nothing was done.",
-        "Go back and send less.",
-    ),
-    "429.http": _Page(
-        "429 Too Many Requests",
-        "Too much at once for this server",
-        "Your browsers and programs have more requests open to this server than the gateway lets through at "
-        "a time. Your job is untouched.",
-        "Close tabs or stop programs that use it, and wait a moment.",
-        5,
-    ),
-    "hub.http": _Page(
-        "503 Service Unavailable",
-        "One moment",
-        "The gateway is being restarted. Running servers go on.",
-        "Wait a moment; if it takes more than a few minutes, tell the gateway's administrators.",
-        3,
-    ),
-    "502.http": _Page(
-        "502 Bad Gateway",
-        "Your server gave no proper answer",
-        "The application on the compute node ended the connection, or its answer makes no sense. "
-        "Your job is untouched.",
-        "Wait a moment; if it stays so, save what you can, stop the server and start it again.",
-        5,
-    ),
-    "503.http": _Page(
-        "503 Service Unavailable",
-        "Your server is not reachable right now",
-        "The gateway has no connection to the application on the compute node. Your job is untouched: "
-        "the gateway is connecting again, or your server is just ending.",
-        "Wait a moment; if it stays so, look at the list of your servers what has become of it.",
-        5,
-    ),
-    "504.http": _Page(
-        "504 Gateway Timeout",
-        "Your server takes very long to answer",
-        "The application on the compute node has not answered in time. Your job is untouched.",
-        "Wait, or stop in it what takes so long.",
-        15,
-    ),
-}
-
-
-def pages() -> dict[str, str]:
-    """Return the files of the pages that HAProxy gives itself: whole HTTP answers, by file name."""
-    template = _environment().get_template("error.html.j2")
-    return {name: _answer(page, template.render(**_fields(page))) for name, page in _PAGES.items()}
-
-
-def _fields(page: _Page) -> dict[str, str | int | None]:
-    return {"title": page.title, "text": page.text, "advice": page.advice, "refresh": page.refresh}
-
-
-def _answer(page: _Page, body: str) -> str:
-    lines = [
-        f"HTTP/1.1 {page.status}",
-        "Content-Type: text/html; charset=utf-8",
-        f"Content-Length: {len(body.encode())}",
-        "Cache-Control: no-store",
-        "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'",
-        "X-Content-Type-Options: nosniff",
-        *([f"Retry-After: {page.refresh}"] if page.refresh else []),
-    ]
-    return "\r\n".join(lines) + "\r\n\r\n" + body

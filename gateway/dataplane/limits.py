@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway.errors import ConfigError
 
-#: The first version of HAProxy that can limit how much is carried: its filters ``bwlim-in`` and ``bwlim-out``.
+#: The first version of HAProxy that can limit how much is carried: its filters ``bwlim-in``, ``bwlim-out``.
 BANDWIDTH_SINCE = (2, 7)
 
 
@@ -17,13 +17,13 @@ class Limits:
 
     Args:
         connections: Requests and WebSockets to one server at a time. As many again wait for some seconds; of
-            even more each is told so (429).
+            even more each is told so (429). OpenSSH lets 128 new ones wait at a forward's socket and no more.
         requests: Requests to one server per second, over ten seconds; 0 for no limit.
         bandwidth: Bytes per second from one server, and as many to it; 0 for no limit. HAProxy 2.7 or later.
         patience: Seconds that a browser may take to send a request's head, and a form to the hub.
     """
 
-    connections: int = 256
+    connections: int = 128
     requests: int = 0
     bandwidth: int = 0
     patience: int = 15

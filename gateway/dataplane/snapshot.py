@@ -9,12 +9,12 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from gateway.dataplane import pages
 from gateway.dataplane.access import share_directory, share_file
 from gateway.dataplane.haproxyconfig import (
     HAProxySettings,
     ProxyServer,
     digest,
-    pages,
     read_servers,
     render,
     server_lines,
@@ -102,7 +102,7 @@ class Snapshot:
         lines = {server.name: server_lines(self._settings, [server]) for server in self.servers()}
         texts = self._texts(lines, dict.fromkeys(missing, ""))
         directory = self._settings.directory
-        self._put({directory / name: page.encode() for name, page in pages().items()} | texts)
+        self._put({directory / name: text.encode() for name, text in pages.files().items()} | texts)
 
     def _lines_of(self, routes: Iterable[Route]) -> dict[str, str]:
         """Return the lines of the routes' servers; those of a route that was there the last time are kept."""

@@ -87,7 +87,9 @@ class Host:
         """Say whether the settings that have no default are there, and make sense."""
         settings, source = self.settings, self.settings.source
         try:
-            settings.require(settings.gateway, "public_url", "tls_certificate")
+            settings.require(settings.gateway, "public_url")
+            if settings.gateway.bind:
+                settings.require(settings.gateway, "tls_certificate")
             self._origins()
         except ConfigError as error:
             return not_ok(str(error), f"Set it in {source}.")
@@ -248,7 +250,7 @@ class Host:
         answers = await Running(self.settings).haproxy_answers()
         group = parts.proxy_group(self.settings)
         proxy = Proxy(own, group, answers)
-        addresses = self.settings.gateway.bind
+        addresses = [*self.settings.gateway.bind, *self.settings.gateway.plain_bind]
         return await in_thread(lambda: worst(_listener(address, proxy, source) for address in addresses))
 
     def _open_files(self) -> Finding:

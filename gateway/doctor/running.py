@@ -60,6 +60,8 @@ class Running:
         )
         if not await self.haproxy_answers():
             return warning(f"nobody answers at {self._admin_socket}", mend)
+        if self.settings.gateway.proxy_protocol or not self.settings.gateway.bind:
+            return ok("it runs; what a reverse proxy of yours hands on to it is not tried from here")
         for address in self.settings.gateway.bind:
             host, _, port = address.rpartition(":")
             if address.startswith("unix@") or not port.isdecimal():

@@ -91,7 +91,7 @@ class Idleness:
             for key, policy in policies.items()
             if policy and live[key].phase is Phase.READY
         ]
-        pause = min([_SLOW, *(max(_FAST, policy.after * 60 / 12) for _, policy in watched)])
+        pause = self._pause()
         totals = await self._totals([server for server, _ in watched])
         room = asyncio.Semaphore(_AT_ONCE)
 
@@ -102,6 +102,12 @@ class Idleness:
 
         await asyncio.gather(*(one(server, policy) for server, policy in watched))
         return pause
+
+    def _pause(self) -> float:
+        """Return the seconds between two rounds: a twelfth of the shortest time that any site allows."""
+        sites = [cluster.site for cluster in self._tools.clusters.values()]
+        said = [site.idle for site in sites] + [each.idle for site in sites for each in site.partitions]
+        return min([_SLOW, *(max(_FAST, policy.after * 60 / 12) for policy in said if policy)])
 
     async def _follow(self, server: Server, policy: Idle, use: Use, pause: timedelta) -> None:
         now = datetime.now(UTC)

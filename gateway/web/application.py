@@ -13,13 +13,13 @@ from tornado.web import Application, RequestHandler, StaticFileHandler
 from gateway import __version__, markdown, options
 from gateway.origins import XSRF_COOKIE
 from gateway.urls import ENTER
-from gateway.web import api, base, callback, clusters, enter, forms, moments, pages, session, words
+from gateway.web import api, base, callback, clusters, enter, forms, moments, pages, session, sockets, words
 from gateway.web.services import Services
 
 access_log = logging.getLogger("gateway.web.access")
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "web"
-_STATIC = ("gateway.css", "rules.js", "spawn.js", "times.js", "wait.js", "icon.svg")
+_STATIC = ("gateway.css", "rules.js", "spawn.js", "times.js", "wait.js", "websocket.js", "icon.svg")
 _NAME = r"([^/]+)"
 #: The longest form or request that is read, in bytes.
 MAX_BODY = 64 * 1024
@@ -54,6 +54,7 @@ def make_application(services: Services) -> Application:
             (rf"/hub/stop(?:/{_NAME})?", pages.Stop),
             (rf"/hub/keep(?:/{_NAME})?", pages.Keep),
             (r"/hub/enter", enter.Enter),
+            (r"/hub/websocket", sockets.Trial),
             (
                 rf"/hub/static/({'|'.join(name.replace('.', '[.]') for name in _STATIC)})",
                 Static,

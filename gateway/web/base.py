@@ -21,6 +21,9 @@ from gateway.web.services import Services
 log = logging.getLogger(__name__)
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+#: What goes by without anybody doing anything here, and after how many seconds it is worth another try.
+_PASSING = frozenset({502, 503, 504})
+AGAIN_SECONDS = 10
 
 
 class WrongMethod(BadRequest):
@@ -80,9 +83,10 @@ class Base(RequestHandler):
     def set_default_headers(self) -> None:
         """Set the headers that every answer has; a page of ours runs and loads only files of ours."""
         hub = self.services.origins.hub_origin
+        sockets = hub.replace("https://", "wss://", 1)
         for name, value in {
             "Content-Security-Policy": (
-                f"default-src 'none'; style-src {hub}; script-src {hub}; img-src {hub}; connect-src {hub}; "
+                f"default-src 'none'; style-src {hub}; script-src {hub}; img-src {hub}; connect-src {hub} {sockets}; "
                 f"form-action {self.services.origins.form_targets()}; base-uri 'none'; frame-ancestors 'none'"
             ),
             "X-Frame-Options": "DENY",
@@ -110,8 +114,12 @@ class Base(RequestHandler):
 
     def is_navigation(self) -> bool:
         """Return whether a person went to this address, rather than a script or a WebSocket of a page."""
+        return self.request.method == "GET" and self.wants_page()
+
+    def wants_page(self) -> bool:
+        """Return whether the answer is for a person to read. The proxy decides the same of its own pages."""
         headers = self.request.headers
-        if self.request.method != "GET" or "Upgrade" in headers:
+        if "Upgrade" in headers:
             return False
         mode = headers.get("Sec-Fetch-Mode")
         return mode == "navigate" if mode else "text/html" in headers.get("Accept", "")
@@ -137,12 +145,21 @@ class Base(RequestHandler):
             status_code = error.status
         else:
             error = _OF_STATUS.get(status_code, GatewayError)()
+        if status_code in _PASSING:
+            self.set_header("Retry-After", str(AGAIN_SECONDS))
         self.write_refusal(status_code, error.public, error.advice)
 
     def write_refusal(self, status: int, message: str, advice: str) -> None:
-        """Finish with a refusal, as a page: what happened and what it means, and what to do next."""
+        """Finish with a refusal: what happened and what it means, and what to do next.
+
+        A page for a person, which tries again by itself where that may help; JSON for a program.
+        """
+        if not self.wants_page():
+            self.write_json_refusal(status, message, advice)
+            return
         self.set_status(status)
-        self.render_page("error.html", status=status, message=message, advice=advice)
+        refresh = AGAIN_SECONDS if status in _PASSING and self.request.method == "GET" else None
+        self.render_page("error.html", status=status, message=message, advice=advice, refresh=refresh)
 
     def write_json_refusal(self, status: int, message: str, advice: str) -> None:
         """Finish with a refusal, as JSON."""

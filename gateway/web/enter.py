@@ -18,10 +18,10 @@ from urllib.parse import urlencode
 
 from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.model import Server, User
-from gateway.origins import ENTERED_COOKIE, ROUTE_COOKIE, STATE_COOKIE
+from gateway.origins import ENTERED_COOKIE, ROUTE_COOKIE, STATE_COOKIE, Origins
 from gateway.store import Code, Session
 from gateway.urls import ServerPath, enter_path, parse_server_path, server_path
-from gateway.web.base import Base, Page, secret_hash
+from gateway.web.base import AGAIN_SECONDS, Base, Page, secret_hash
 from gateway.web.services import Records
 from gateway.web.words import is_open, is_over
 
@@ -81,6 +81,8 @@ class NotGranted(OnServerPath):
         elif is_open(server):
             self.write_json_refusal(403, "You are not logged in to this server.", "Open its page again.")
         else:
+            if not is_over(server):
+                self.set_header("Retry-After", str(AGAIN_SECONDS))
             self.write_json_refusal(
                 424, "This server is not running.", "Start it from the list of your servers."
             )
@@ -129,7 +131,8 @@ class Enter(Page):
         """Lead to the server, to its waiting page, or say that it does not run."""
         target, state = self.get_query_argument("to", ""), self.get_query_argument("state", "")
         path = parse_server_path(target.partition("?")[0])
-        if path is None or not _HASH.fullmatch(state) or not self.origins.safe_next(target):
+        wanted = self.origins.safe_next(target)
+        if path is None or not _HASH.fullmatch(state) or not wanted:
             raise BadRequest(
                 "malformed enter",
                 "This link is not complete, so it leads to no server.",
@@ -144,11 +147,12 @@ class Enter(Page):
         server = await server_at(self.services.records, path)
         if server is None or is_over(server):
             self.set_status(424)
-            self.render_page("not_running.html", name=server.name if server else path.server, server=server)
+            name = server.name if server else path.server
+            self.render_page("not_running.html", name=name, server=server, wanted=wanted)
         elif is_open(server) and self.session:
             self.redirect(await self._with_code(server, target, state, self.session))
         else:
-            self.redirect(self.origins.hub_url(wait_path(server.name)), status=303)
+            self.redirect(self.origins.hub_url(wait_path(server.name, target)), status=303)
 
     async def _with_code(self, server: Server, target: str, state: str, session: Session) -> str:
         code = secrets.token_urlsafe(32)
@@ -172,7 +176,8 @@ class TakeCode(OnServerPath):
         if server is not None and is_open(server):
             await self._grant(user, server, session)
         first = self.services.open_url(server) if server else self.origins.server_url(path.user, path.server)
-        self.redirect(self._target(path) or first)
+        target = self.get_query_argument("to", "")
+        self.redirect(wanted_page(self.origins, target, user.name) or first)
 
     async def _session_of_code(self, path: ServerPath) -> Session:
         code = await self.services.sessions.take_code(secret_hash(self.get_query_argument("code", "")))
@@ -214,16 +219,21 @@ class TakeCode(OnServerPath):
         self.give_cookie(ENTERED_COOKIE, server.id, BACK_TOO_SOON_SECONDS)
         log.info("%s entered from %s", server, self.request.remote_ip)
 
-    def _target(self, path: ServerPath) -> str | None:
-        """Return the page that was wanted, if it is this person's."""
-        target = self.get_query_argument("to", "")
-        url = self.origins.safe_next(target)
-        wanted = parse_server_path(target.partition("?")[0])
-        if url is None or wanted is None or wanted.user != path.user:
-            return None
-        return url
+
+def wanted_page(origins: Origins, target: str, user: str) -> str | None:
+    """Return the URL of a page that was wanted, if it is one of this person's servers'.
+
+    Args:
+        origins: The public URLs.
+        target: Its path and query; untrusted.
+        user: The person's name.
+    """
+    url = origins.safe_next(target)
+    wanted = parse_server_path(target.partition("?")[0])
+    return url if wanted is not None and wanted.user == user else None
 
 
-def wait_path(server_name: str) -> str:
-    """Return the path of a server's waiting page."""
-    return f"/hub/wait/{server_name}" if server_name else "/hub/wait"
+def wait_path(server_name: str, wanted: str = "") -> str:
+    """Return the path of a server's waiting page, from which one goes on to the page that was wanted."""
+    path = f"/hub/wait/{server_name}" if server_name else "/hub/wait"
+    return f"{path}?{urlencode({'to': wanted})}" if wanted else path

@@ -7,7 +7,7 @@ import logging
 from gateway.errors import NotFound
 from gateway.lifecycle import Phase
 from gateway.web.base import Page
-from gateway.web.enter import wait_path
+from gateway.web.enter import wait_path, wanted_page
 from gateway.web.words import describe, is_open, is_over, label, story
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,9 @@ class Wait(Page):
                 "You have no server of this name.",
                 "Choose one from the list of your servers, or start it.",
             )
+        wanted = wanted_page(self.origins, self.get_query_argument("to", ""), self.user.name)
         if is_open(server) and server.phase is Phase.READY:
-            self.redirect(self.services.open_url(server), status=303)
+            self.redirect(wanted or self.services.open_url(server), status=303)
             return
         over = is_over(server)
         self.render_page(
@@ -64,6 +65,7 @@ class Wait(Page):
             words=describe(server),
             label=label(server.name),
             site=self.services.sites().get(server.cluster),
+            wanted=wanted or "",
         )
 
 

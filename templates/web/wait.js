@@ -14,7 +14,7 @@ news.onmessage = (event) => {
   const server = JSON.parse(event.data);
   if (server.ready) {
     news.close();
-    location.replace(server.url);
+    location.replace(page.dataset.wanted || server.url);
   } else if (server.failed) {
     news.close();
     setTimeout(() => location.reload(), 500);

@@ -26,6 +26,11 @@ class Admin:
         url = f"{self._person.hub}/hub/api{path}"
         return self._person.request(method, url, json.dumps(body) if body else b"", headers)
 
+    def metrics(self) -> str:
+        """Return what monitoring reads."""
+        headers = {"Authorization": f"token {self._token}"}
+        return self._person.request("GET", f"{self._person.hub}/hub/metrics", headers=headers).text
+
     def start(self, user: str, name: str, **choices: str) -> str:
         """Start a server; return its id."""
         answer = self.call("POST", f"/users/{user}/servers/{name}", {**CHOICES, "memory": "100M", **choices})

@@ -189,9 +189,16 @@ class Person:
 
     def ask_to_stop(self, server: str = "") -> None:
         """Press the button that stops a server."""
+        self._press("/hub/stop", server)
+
+    def keep(self, server: str = "") -> None:
+        """Press the button that keeps an idle server."""
+        self._press("/hub/keep", server)
+
+    def _press(self, path: str, server: str) -> None:
         found = _XSRF.search(self.request("GET", f"{self.hub}/hub/home", headers=NAVIGATION).text)
         assert found, "no form on the home page"
-        assert self.post(_page("/hub/stop", server), found[1]).status == 303
+        assert self.post(_page(path, server), found[1]).status == 303
 
     def state(self, server: str = "") -> dict[str, Any]:
         """Return id, phase, job_id, host … of a server, as the API tells; phase "ended" if there is none."""
@@ -273,8 +280,8 @@ class Kernel:
 
     socket: websocket.WebSocket
 
-    def run(self, code: str, timeout: float = 30.0) -> str:
-        """Run code and return what it printed."""
+    def begin(self, code: str) -> str:
+        """Send code to run, and return the message's id; do not wait for it."""
         header = {
             "msg_id": uuid.uuid4().hex,
             "msg_type": "execute_request",
@@ -286,10 +293,15 @@ class Kernel:
         content = {"code": code, "silent": False, "allow_stdin": False, "stop_on_error": True}
         message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
         self.socket.send(json.dumps({**message, "channel": "shell", "buffers": []}))
+        return header["msg_id"]
+
+    def run(self, code: str, timeout: float = 30.0) -> str:
+        """Run code and return what it printed."""
+        message_id = self.begin(code)
         printed, end = "", time.monotonic() + timeout
         while time.monotonic() < end:
             received = json.loads(self.socket.recv())
-            if received["parent_header"].get("msg_id") != header["msg_id"]:
+            if received["parent_header"].get("msg_id") != message_id:
                 continue
             if received["msg_type"] == "stream":
                 printed += received["content"]["text"]

@@ -177,7 +177,7 @@ def test_a_new_certificate_is_served_without_a_command(lab: Lab, machine: System
     try:
         pem.write_text(old + "\n# renewed\n")
         copy = "/run/gateway/haproxy/public-0.pem"
-        wait_until(lambda: "renewed" in machine.run("cat", copy).stdout, "HAProxy has the new certificate", 15)
+        wait_until(lambda: "renewed" in machine.run("cat", copy).stdout, "HAProxy has the new one", 15)
         assert machine.processes(HAPROXY) == workers
         pem.write_text("not a certificate\n")
         wait_until(lambda: "not a certificate" in machine.journal(), "the hub says that it is none", 15, 0.2)

@@ -36,11 +36,12 @@ _NOT_SOURCE = (".*", "var", "build", "dist", "*.egg-info", "__pycache__", "node_
 _LOOK = """
 from pathlib import Path
 import gateway
-from gateway.dataplane.haproxyconfig import HAProxySettings, Listener, pages, render
+from gateway.dataplane.haproxyconfig import HAProxySettings, Listener, render
+from gateway.dataplane.pages import files
 from gateway.web.application import TEMPLATES
 settings = HAProxySettings(Path("/run/g/haproxy"), Path("/run/g/hub.sock"), (Listener(":8080"),))
 assert "bind :8080" in render(settings, (), "digest")
-assert all(page.startswith("HTTP/1.1 ") for page in pages().values())
+assert files()["400.http"].startswith("HTTP/1.1 400")
 assert (TEMPLATES / "login.html").is_file()
 print(gateway.__file__)
 """

@@ -1,4 +1,4 @@
-"""A user's application: a little HTTP server on TCP that does all that HTTP allows, each at a path of its own."""
+"""A user's application: a little HTTP server on TCP that does all that HTTP allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Writer = asyncio.StreamWriter
 
 
 class Application:
-    """Serves on loopback; what comes before ``do`` in a path counts for nothing: ``/user/alice/do/events``."""
+    """Serves on loopback; what comes before ``do`` in a path means nothing: ``/user/alice/do/events/3``."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
@@ -69,7 +69,9 @@ class Application:
 
     async def do_events(self, _: Message, __: asyncio.StreamReader, writer: Writer, count: int) -> None:
         """Send so many events, one each 100 ms, each with the time when it was sent."""
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         for _number in range(count):
             writer.write(_chunk(f"data: {asyncio.get_running_loop().time()}\n\n".encode()))
             await writer.drain()
@@ -107,7 +109,9 @@ class Application:
 
     async def do_echo(self, request: Message, reader: asyncio.StreamReader, writer: Writer) -> None:
         head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        writer.write(f"{head}Sec-WebSocket-Accept: {accept(request.one('sec-websocket-key') or '')}\r\n\r\n".encode())
+        writer.write(
+            f"{head}Sec-WebSocket-Accept: {accept(request.one('sec-websocket-key') or '')}\r\n\r\n".encode()
+        )
         while data := await reader.read(1 << 16):
             writer.write(data)
             await writer.drain()

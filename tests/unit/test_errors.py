@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import gateway
-from gateway.dataplane import haproxyconfig
+from gateway.dataplane import pages
 from gateway.decide import _WORDS, ENDS
 from gateway.errors import GatewayError, InvalidChoice
 from gateway.schedulers import slurm_why
@@ -120,11 +120,11 @@ def test_how_a_server_ended_says_what_comes_next() -> None:
     assert not [text for text in texts if fault(text) or parts(text) < 2]
 
 
-@pytest.mark.parametrize("name", haproxyconfig._PAGES)
+@pytest.mark.parametrize("name", pages.PAGES)
 def test_every_page_of_the_proxy_has_the_parts(name: str) -> None:
-    page = haproxyconfig._PAGES[name]
+    page = pages.PAGES[name]
     assert not fault(f"{page.title}.")
     assert not fault(page.text)
     assert not fault(page.advice)
-    shown = haproxyconfig.pages()[name]
+    shown = next(line for line in pages.files()["pages.map"].splitlines() if line.startswith(f"{name}.html "))
     assert shown.index("<h1>") < shown.index("<p>") < shown.index(page.advice.split("'")[0])

@@ -41,6 +41,12 @@ def test_an_idle_server_is_announced_and_then_stopped() -> None:
     assert play(*[Use.IDLE] * 60) == [(20, Verdict.WARN), (30, Verdict.STOP)]
 
 
+def test_what_is_in_use_is_not_announced_even_where_the_whole_time_is() -> None:
+    policy = Policy(timedelta(minutes=1), timedelta(minutes=1))
+    assert play(*[Use.ACTIVE] * 9, policy=policy) == []
+    assert play(Use.ACTIVE, Use.IDLE, Use.ACTIVE, Use.ACTIVE, policy=policy) == [(1, Verdict.WARN)]
+
+
 def test_use_after_the_announcement_takes_it_back() -> None:
     assert play(*[Use.IDLE] * 25, Use.ACTIVE, *[Use.IDLE] * 21) == [(20, Verdict.WARN), (45, Verdict.WARN)]
 

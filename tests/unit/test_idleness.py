@@ -18,7 +18,7 @@ from gateway.model import Server
 from gateway.servers import idleness
 from gateway.servers.idleness import Idleness
 from gateway.servers.tools import Tools
-from gateway.siteconfig import SiteConfig, parse_site_config
+from gateway.siteconfig import Idle, SiteConfig, parse_site_config
 from tests.unit.web_fakes import SITE, server
 
 IDLE = "idle: {after: 30m, warn: 10m}\n"
@@ -202,6 +202,15 @@ async def test_a_site_that_says_nothing_is_left_alone(watch: Idleness, world: Wo
     await pass_by(watch, world, 200)
     assert not world.asked
     assert not world.stopped
+
+
+async def test_a_site_that_allows_minutes_is_looked_at_often_also_before_anything_runs(
+    watch: Idleness, world: World
+) -> None:
+    assert await watch.round() == 60
+    short = world.config.partitions[0].model_copy(update={"idle": Idle(after="2m")})
+    world.config = world.config.model_copy(update={"partitions": (short,)})
+    assert await watch.round() == 10
 
 
 async def test_only_ready_servers_are_looked_at(watch: Idleness, world: World) -> None:

@@ -1,0 +1,124 @@
+"""What a download at full rate does to a neighbour: on the same SSH connection, and on one of its own.
+
+Run ``python benchmarks/fairness.py [--rounds N] [--seconds S] [--shared] [--json]``; README.rst says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a script from anywhere
+
+from benchmarks import load, ways
+from benchmarks.processes import Sides
+
+#: The neighbour's p99 during a download by a way of its own, against idle.
+TARGET = 2.0
+#: Between two of the neighbour's requests, in seconds: as somebody who types.
+_PAUSE = 0.002
+
+Figures = Mapping[str, Mapping[str, float]]
+
+
+@contextmanager
+def downloading(way: load.Way, path: str) -> Iterator[list[float]]:
+    """Have somebody download without end; the list holds the MB/s once the block has ended."""
+    stop, rate = threading.Event(), [0.0]
+
+    def run() -> None:
+        rate[0] = load.bulk(way, 3600, path=path, stop=stop)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        time.sleep(0.3)
+        yield rate
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+def latencies(way: load.Way, seconds: float) -> list[float]:
+    """Return how many milliseconds each small request took, one at a time over one connection."""
+    port, path = way.small
+    own = f"Host: 127.0.0.1:{port}\r\nCookie: {way.cookie}\r\n"
+    request = f"GET {path} HTTP/1.1\r\n{own}\r\n".encode()
+    found = []
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < end:
+            connection.sendall(request)
+            load.whole_answer(connection)
+            found.append((time.perf_counter() - began) * 1000)
+            time.sleep(_PAUSE)
+    return found
+
+
+def figures(found: Sequence[float], rate: float = 0.0) -> dict[str, float]:
+    """Return the median and the 99th percentile in milliseconds, and the download's MB/s."""
+    cuts = quantiles(found, n=100)
+    return {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3), "MB/s": round(rate)}
+
+
+def one_round(neighbour: load.Way, seconds: float) -> Figures:
+    """Measure idle, beside a download on the same SSH connection, and beside one on its own."""
+    result = {"idle": figures(latencies(neighbour, seconds))}
+    for name, path in (("same connection", "bulk"), ("own connection", "files/bulk")):
+        with downloading(neighbour, path) as rate:
+            found = latencies(neighbour, seconds)
+        result[name] = figures(found, rate[0])
+    return result
+
+
+async def measure(rounds: int, seconds: float, sides: Sides) -> list[Figures]:
+    """Return the figures of each round."""
+    with tempfile.TemporaryDirectory(prefix="gwbench") as directory:
+        async with ways.built(Path(directory), sides, compared=()) as all_ways:
+            gateway = next(way for way in all_ways if way.name == "gateway")
+            return [one_round(gateway, seconds) for _ in range(rounds)]
+
+
+def main() -> None:
+    """Measure and print; exit with 1 if the target is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--shared", action="store_true", help="let all processes share all CPUs")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    sides = Sides.of_this_machine(apart=not options.shared)
+    rounds = asyncio.run(measure(options.rounds, options.seconds, sides))
+    names = list(rounds[0])
+    table = {
+        name: {key: median(each[name][key] for each in rounds) for key in rounds[0][name]} for name in names
+    }
+    ratio = {
+        name: round(median(each[name]["p99"] / each["idle"]["p99"] for each in rounds), 2) for name in names
+    }
+    if options.json:
+        print(
+            json.dumps({"rounds": rounds, "medians": table, "p99_vs_idle": ratio, "target": TARGET}, indent=2)
+        )
+    else:
+        print(f"{'neighbour':<18}{'p50 ms':>10}{'p99 ms':>10}{'p99/idle':>10}{'download MB/s':>16}")
+        for name, row in table.items():
+            figures_ = f"{row['p50']:>10.2f}{row['p99']:>10.2f}{ratio[name]:>10.2f}{row['MB/s']:>16,.0f}"
+            print(f"{name:<18}{figures_}")
+    if ratio["own connection"] > TARGET:
+        sys.exit(f"missed: the neighbour's p99 is {ratio['own connection']} times idle, not {TARGET} at most")
+
+
+if __name__ == "__main__":
+    main()
