@@ -1,7 +1,8 @@
 """What people notice when a part of the gateway ends or changes: cut WebSockets, failed requests, how long.
 
 A hundred people each have a WebSocket open to their own server, send something every half second and ask
-for a page as often. Run ``python benchmarks/churn.py [--clients N] [--seconds S] [--json]``; README.rst says more.
+for a page as often. Run ``python benchmarks/churn.py [--clients N] [--seconds S] [--json]``; README.rst says
+more.
 """
 
 from __future__ import annotations

@@ -44,13 +44,13 @@ class Gateway(Configurable):
     plain_bind = List(
         Unicode(),
         default_value=[],
-        help="Addresses at which a reverse proxy of the site's own hands on requests without TLS: on the loopback, "
-        "or where only trusted_proxies get in.",
+        help="Addresses at which a reverse proxy of the site's own hands on requests without TLS: on the "
+        "loopback, or where only trusted_proxies get in.",
     ).tag(config=True)
     trusted_proxies = List(
         Unicode(),
         default_value=[],
-        help='Addresses and networks of the site\'s own reverse proxies, which are believed who asks: '
+        help="Addresses and networks of the site's own reverse proxies, which are believed who asks: "
         '["192.0.2.0/24"]. They say it with X-Forwarded-For and X-Forwarded-Proto, of which the last value '
         "counts, or by the PROXY protocol. From anybody else these headers are dropped.",
     ).tag(config=True)
@@ -95,8 +95,8 @@ class Gateway(Configurable):
     server_connections = Int(
         128,
         min=8,
-        help="Requests and WebSockets to one server at a time. As many again wait for up to 10 s, more are told "
-        "so (429). Of more than 128 that begin at once some fail: no more can wait at an SSH forward.",
+        help="Requests and WebSockets to one server at a time. As many again wait for up to 10 s, more are "
+        "told so (429). Of more than 128 that begin at once some fail: no more can wait at an SSH forward.",
     ).tag(config=True)
     server_requests = Int(
         0, min=0, help="Requests to one server per second, over ten seconds; 0: no limit."

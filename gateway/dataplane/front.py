@@ -43,7 +43,8 @@ class Front:
         for address in addresses:
             if not (self.trusted or is_loopback(address)):
                 raise ConfigError(
-                    f"plain_bind: {address}: without trusted_proxies it must be on the loopback: 127.0.0.1:8080"
+                    f"plain_bind: {address}: without trusted_proxies it must be on the loopback, "
+                    "as 127.0.0.1:8080"
                 )
 
 

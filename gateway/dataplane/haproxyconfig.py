@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
 from gateway.address import Address, address_word, parse_address
 from gateway.dataplane import accesslog, pages
@@ -112,7 +112,7 @@ class HAProxySettings:
     hard_stop: int = 24 * 3600
     limits: Limits = field(default_factory=Limits)
     access_log: str = ""
-    front: Front = Front()
+    front: Front = field(default_factory=Front)
 
     def __post_init__(self) -> None:
         log_words(self.access_log, managed=self.managed)
@@ -352,4 +352,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        autoescape=select_autoescape((), default_for_string=False),
     )

@@ -1,8 +1,8 @@
 """The pages that HAProxy gives itself: for people as HTML that comes back by itself, for programs as JSON.
 
 HAProxy chooses between the two for each request: the bodies are values of a map, one line each, and its
-``http-error`` is a format that looks there (2.6, "4.2. http-error"). Only what it answers before there is a
-request, of which it could know who asks, is a file.
+``http-error`` is a format that looks there (2.6, "4.2. http-error"). What is not HTTP at all, or has
+a head longer than its buffer, it answers before it looks at any of this, in words of its own (2.6, measured).
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from markupsafe import Markup
 #: The Content-Type by which HAProxy's rules know a page of its own, and replace it by the right one.
 MARK = "gateway/page"
 _MAP = "pages.map"
-_REASONS = {400: "Bad Request", 408: "Request Timeout"}
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What happened, what it means, and what to do next; ``refresh`` is after how many seconds it looks again."""
+    """What happened, what it means, what to do next; ``refresh`` is after how many seconds it looks again."""
 
     status: int
     title: str
@@ -40,8 +39,8 @@ PAGES: Mapping[str, Page] = {
     "400": Page(
         400,
         "The gateway cannot read this request",
-        "What the browser sent is not a request as the gateway knows them, or it is too long. Nothing was done.",
-        "Go back and try again; if it stays so, delete this site's cookies or take another browser.",
+        "What the browser sent is not a request as the gateway knows them. Nothing was done.",
+        "Go back and try again, with another browser if that does not help.",
     ),
     "403": Page(
         403,
@@ -104,9 +103,9 @@ PAGES: Mapping[str, Page] = {
 
 @functools.cache
 def files() -> Mapping[str, str]:
-    """Return the files that HAProxy reads at its start, by name: the map, and whole HTTP answers."""
+    """Return the files that HAProxy reads at its start, by name."""
     lines = [f"{name}.{form} {body}\n" for name in PAGES for form, body in _bodies(name).items()]
-    return {f"{status}.http": _answer(PAGES[str(status)]) for status in _REASONS} | {_MAP: "".join(lines)}
+    return {_MAP: "".join(lines)}
 
 
 def reply(directory: Path, name: str) -> str:
@@ -152,13 +151,6 @@ def _headers(page: Page) -> dict[str, str]:
         "X-Content-Type-Options": "nosniff",
         **({"Retry-After": str(page.refresh)} if page.refresh else {}),
     }
-
-
-def _answer(page: Page) -> str:
-    body = _html(page)
-    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Length": len(body), **_headers(page)}
-    lines = [f"HTTP/1.1 {page.status} {_REASONS[page.status]}", *(f"{k}: {v}" for k, v in headers.items())]
-    return "\r\n".join(lines) + "\r\n\r\n" + body
 
 
 def _environment() -> Environment:

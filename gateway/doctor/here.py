@@ -61,10 +61,12 @@ class Here:
 
     async def _application(self, application: Application) -> Finding:
         shell = shlex.split(application.shell)
+        # What a relay fills in is not known here.
+        started = application.command if application.tls == "jupyter" else application.command[:1]
         ask = f'command -v "$1" >/dev/null || exit 127\necho "{_FOUND}"\ntimeout {_VERSION} "$@" --version'
         check = f"{application.prologue}\n{ask}"
-        answer = await self.patient.ask(*shell, "-c", check, "gateway-doctor", *application.command)
-        command = shlex.join(application.command)
+        answer = await self.patient.ask(*shell, "-c", check, "gateway-doctor", *started)
+        command = shlex.join(started)
         _, found, version = answer.stdout.rpartition(f"{_FOUND}\n")
         if found and answer.status == 0:
             said = (version.strip() or answer.stderr.strip()).splitlines()

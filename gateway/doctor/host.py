@@ -38,6 +38,7 @@ from gateway.store.upgrade import current, head
 
 #: Open files below which HAProxy takes fewer than about 2,000 browsers' connections.
 _FILES = 4096
+_NO_TLS = "none is needed: TLS ends in front of the gateway (c.Gateway.bind is empty)"
 _INSTALL_SSH = "apt install openssh-client   (Rocky: dnf install openssh-clients)"
 
 
@@ -161,6 +162,8 @@ class Host:
     # --- the certificate ------------------------------------------------------------------------------
 
     def _certificate_file(self) -> Finding:
+        if not self.settings.gateway.bind:
+            return ok(_NO_TLS)
         path = self._certificate_path
         try:
             return certificate.pair(path.read_bytes(), path)
@@ -172,11 +175,15 @@ class Host:
             )
 
     def _certificate_names(self) -> Finding:
+        if not self.settings.gateway.bind:
+            return skipped(_NO_TLS)
         origins, path = self._origins(), self._certificate_path
         names = [origins.host] + ([f"*.{origins.host}"] if origins.layout is Layout.PER_USER else [])
         return certificate.covers(path.read_bytes(), names, path)
 
     def _certificate_dates(self) -> Finding:
+        if not self.settings.gateway.bind:
+            return skipped(_NO_TLS)
         path = self._certificate_path
         return certificate.lasts(path.read_bytes(), datetime.now(UTC), path)
 

@@ -26,6 +26,7 @@ from gateway.doctor.said import Said
 from gateway.doctor.walk import Step
 from gateway.endpoint import parse
 from gateway.errors import GatewayError, StateDirUnwritable, SubmitRefused
+from gateway.launcher import relay_files
 from gateway.model import Asked, Choices, Endpoint, JobEnd, JobId, JobState, JobStatus, Listing, job_name
 from gateway.pki import Authority, server_name
 from gateway.poller import News, Poller, Tempo
@@ -239,6 +240,7 @@ class JobWalk:
             "key.pem": key.encode(),
             "cert.pem": certificate.encode(),
             "client-ca.pem": self._authority.client_ca.read_bytes(),
+            **relay_files(site.application(self._choices.application)),
         }
 
     @property

@@ -1,6 +1,7 @@
 """The launcher: the one program that a site installs on a login node (``act_as: sudo``, ``certificate``).
 
-``gateway-launcher`` beside this file is that program; ``wire`` is its standard input and output.
+``gateway-launcher`` beside this file is that program; ``wire`` is its standard input and output. ``relay.py``
+goes to the nodes with the jobs of applications that have no TLS.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from enum import IntEnum
 from importlib.resources import files
 
 from gateway.errors import ConfigError
+from gateway.siteconfig import Application
 
 
 class LauncherStatus(IntEnum):
@@ -51,6 +53,13 @@ def launcher_text(programs: Iterable[str] = ()) -> str:
                 f"the scheduler's program {program!r} cannot be one: it needs a plain file name"
             )
     return f"{text[: found.start(1)]} {' '.join([*listed, *more])} {text[found.end(1) :]}"
+
+
+def relay_files(application: Application | None) -> dict[str, bytes]:
+    """Return what an application's job needs beside its script and its secrets: the relay, or nothing."""
+    if application is None or application.tls != "relay":
+        return {}
+    return {"relay.py": files(__name__).joinpath("relay.py").read_bytes()}
 
 
 def sudoers_text(account: str, group: str, launcher: str) -> str:

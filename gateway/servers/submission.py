@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gateway.errors import GatewayError, SubmitOutcomeUnknown
+from gateway.launcher import relay_files
 from gateway.lifecycle import Event, Phase
 from gateway.model import EndReason, JobId, Server
 from gateway.script import JobFacts
@@ -119,6 +120,7 @@ class Submission:
             "cert.pem": secrets.certificate_pem.encode(),
             "client-ca.pem": await asyncio.to_thread(Path(self._tools.authority.client_ca).read_bytes),
             **(callback.files(secrets.token) if callback else {}),
+            **relay_files(site.application(server.application)),
         }
 
     async def settle(self, server: Server) -> float:

@@ -47,6 +47,7 @@ def cross_faults(config: DropIn) -> Iterator[Fault]:
     known = _Known.of(config)
     yield from _added_faults(config)
     yield from _name_faults(config, {*FIELDS, *known.added})
+    yield from _relay_faults(config)
     seen: set[str] = set()
     for index, preset in enumerate(config.form.presets):
         if preset.name in seen:
@@ -133,6 +134,21 @@ def _name_faults(config: DropIn, names: set[str]) -> Iterator[Fault]:
     for where, name in said:
         if name not in names:
             yield Fault(("form", *where), f"the form has no field {name}: it has {listed}")
+
+
+def _relay_faults(config: DropIn) -> Iterator[Fault]:
+    """Return where a relay could not know the application, or would let everybody in."""
+    plain = isinstance(config, SiteConfig) and config.tunnel.node_security == "plain"
+    for index, application in enumerate(config.applications):
+        if application.tls != "relay":
+            continue
+        named = [word for word in ("{socket}", "{port}") if any(word in each for each in application.command)]
+        if len(named) != 1:
+            what = "tls: relay needs one of {socket} and {port} in it: where the application is to listen"
+            yield Fault(("applications", index, "command"), what)
+        if plain:
+            what = "relay needs tunnel.node_security: tls, or all the network could use the application"
+            yield Fault(("applications", index, "tls"), what)
 
 
 def _value_faults(known: _Known, here: Location, values: Mapping[str, str]) -> Iterator[Fault]:

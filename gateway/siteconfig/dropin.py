@@ -83,6 +83,9 @@ class Application(Strict):
     """The shell that runs them; ``/bin/bash -l`` where a login shell knows ``module``."""
     url: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")] = "/"
     """Where the browser goes first, below the server's own path."""
+    tls: Literal["jupyter", "relay"] = "jupyter"
+    """Who speaks TLS on the node: the application, by Jupyter's options; or a relay before one that cannot.
+    Its command says where it is by ``{socket}`` or ``{port}``, and may hold ``{path}``, ``{token_file}``."""
     activity: Literal["jupyter", "traffic"] = "jupyter"
     """What tells that it is in use: Jupyter's kernels and terminals, or the traffic."""
     requeue: bool = False

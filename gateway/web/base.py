@@ -86,8 +86,9 @@ class Base(RequestHandler):
         sockets = hub.replace("https://", "wss://", 1)
         for name, value in {
             "Content-Security-Policy": (
-                f"default-src 'none'; style-src {hub}; script-src {hub}; img-src {hub}; connect-src {hub} {sockets}; "
-                f"form-action {self.services.origins.form_targets()}; base-uri 'none'; frame-ancestors 'none'"
+                f"default-src 'none'; style-src {hub}; script-src {hub}; img-src {hub}; "
+                f"connect-src {hub} {sockets}; form-action {self.services.origins.form_targets()}; "
+                "base-uri 'none'; frame-ancestors 'none'"
             ),
             "X-Frame-Options": "DENY",
             "X-Content-Type-Options": "nosniff",

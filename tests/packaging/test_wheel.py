@@ -40,8 +40,8 @@ from gateway.dataplane.haproxyconfig import HAProxySettings, Listener, render
 from gateway.dataplane.pages import files
 from gateway.web.application import TEMPLATES
 settings = HAProxySettings(Path("/run/g/haproxy"), Path("/run/g/hub.sock"), (Listener(":8080"),))
-assert "bind :8080" in render(settings, (), "digest")
-assert files()["400.http"].startswith("HTTP/1.1 400")
+assert "bind :8080" in render(settings, {}, "digest")
+assert files()["pages.map"].startswith("400.html <!DOCTYPE html>")
 assert (TEMPLATES / "login.html").is_file()
 print(gateway.__file__)
 """

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.dataplane.haproxy import HAProxy
+from gateway.dataplane.process import check_config, find_program
+from gateway.errors import ConfigError
 from tests.proxy.stage import ALICE, COOKIE, Stage, cookie
 
 pytestmark = pytest.mark.proxy
@@ -101,3 +103,16 @@ async def test_who_does_not_read_the_log_holds_up_nobody(stage: Stage) -> None:
     syslog.close()
     syslog.path.unlink()
     assert (await stage.ask("/user/alice/", [cookie()])).status == 200
+
+
+@pytest.mark.parametrize("target", ["log", "/dev/log x", "host", "host:port", "stdout", "/a\nb", "fd@1"])
+async def test_what_is_no_syslog_is_refused(stage: Stage, target: str) -> None:
+    with pytest.raises(ConfigError, match="access_log: "):
+        replace(stage.settings, access_log=target)
+
+
+@pytest.mark.parametrize("target", ["stdout", "/dev/log", "[::1]:514", "localhost:514"])
+async def test_haproxy_takes_each_kind_of_target(stage: Stage, target: str) -> None:
+    settings = replace(stage.settings, access_log=target, managed=True)
+    await HAProxy(settings).prepare()
+    await check_config(await find_program("haproxy"), settings.directory / "haproxy.cfg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import pytest
 
 from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
 from gateway.errors import ConfigError, DataPlaneError
-from gateway.routes import AddEntry, Desired, Map, Step, additions
+from gateway.routes import AddEntry, Desired, Map, Step, additions, plan
 from tests.proxy.stage import ALICE, BOB, COOKIE, Stage, cookie, free_port
 
 pytestmark = pytest.mark.proxy
@@ -216,3 +217,29 @@ def test_settings_that_cannot_be_written_are_refused(changes: dict[str, object],
     values = {"directory": Path("/run/g"), "hub_socket": Path("/run/h"), "listeners": (Listener(":443"),)}
     with pytest.raises(ConfigError, match=sentence):
         HAProxySettings(**(values | changes))  # type: ignore[arg-type]
+
+
+async def test_a_pause_ends_at_once_when_haproxy_does_and_else_in_time(stage: Stage) -> None:
+    await stage.haproxy.ensure()
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    await stage.haproxy.pause(0.3)
+    assert clock() - began >= 0.29
+    pause = asyncio.create_task(stage.haproxy.pause(30))
+    await asyncio.sleep(0.2)
+    assert not pause.done()
+    await stage.kill_all()
+    async with asyncio.timeout(5):
+        await pause
+
+
+async def test_what_was_planned_for_another_worker_is_not_done(stage: Stage) -> None:
+    await stage.usual()
+    before = await stage.haproxy.actual()
+    steps = plan(Desired(), before)
+    await stage.haproxy.reload()
+    with pytest.raises(DataPlaneError, match="reloaded or started anew"):
+        await stage.haproxy.apply(steps, before.worker)
+    now = await stage.haproxy.actual()
+    assert (now.routes, now.servers) == (before.routes, before.servers)
+    assert await stage.haproxy.apply(steps, now.worker) == {}

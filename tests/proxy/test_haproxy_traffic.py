@@ -228,5 +228,5 @@ async def test_a_part_of_a_file_can_be_had(scene: Scene) -> None:
 
 
 async def test_long_headers_come_through_both_ways(scene: Scene) -> None:
-    found = await scene.ask("long-header/28000", [("X-Long", "x" * 28_000)])
-    assert (found.status, found.body, len(found.one("x-back") or "")) == (200, b"28000", 28_000)
+    found = await scene.ask("long-header/14000", [("X-Long", "x" * 14_000)])
+    assert (found.status, found.body, len(found.one("x-back") or "")) == (200, b"14000", 14_000)

@@ -6,23 +6,28 @@ Chromium goes through tests that fetch for it: what it shows came from the real 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from playwright.async_api import Browser as Chromium
 from playwright.async_api import Route, ViewportSize, async_playwright
 from tornado.testing import bind_unused_port
 
-from gateway.dataplane.haproxyconfig import pages
+from gateway.dataplane import haproxyconfig, pages
+from gateway.dataplane.haproxy import HAProxy
+from gateway.dataplane.limits import Limits
 from gateway.lifecycle import Phase
 from gateway.model import EndReason
 from gateway.origins import ENTERED_COOKIE, Origins
 from gateway.timeline import Entry
 from gateway.web import make_application, make_server
-from tests.proxy.stage import ALICE, HOST, UPGRADE, Message, Stage, cookie
+from tests.proxy.stage import ALICE, HOST, UPGRADE, Headers, Message, Stage, cookie
 from tests.unit.web_fakes import Browser, World, server
 
 pytestmark = [pytest.mark.proxy, pytest.mark.browser]
@@ -81,27 +86,60 @@ def answering(fetch: Fetch) -> Callable[[Route], Awaitable[None]]:
 # --- HAProxy's own ---
 
 
-async def a_bad_request(stage: Stage) -> Message:
-    return await stage.ask("/user/alice/", [("Cookie", "a=1"), cookie()])
+#: How a person's browser, and how programs and pages' scripts, say what they are.
+PERSON = [("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"), ("Accept", "text/html,*/*")]
+PROGRAMS: list[Headers] = [
+    [("Accept", "application/json")],
+    [],
+    [("Sec-Fetch-Mode", "cors"), ("Sec-Fetch-Site", "same-origin"), ("Accept", "text/html")],
+    [*UPGRADE, ("Origin", f"https://{HOST}"), ("Accept", "text/html")],
+]
 
 
-async def a_page_of_another_site(stage: Stage) -> Message:
-    return await stage.ask("/user/alice/api", [cookie(), *UPGRADE, ("Origin", "https://evil.example.org")])
+async def a_bad_request(stage: Stage, who: Headers) -> Message:
+    return await stage.ask("/user/alice/", [("Cookie", "a=1"), cookie(), *who])
 
 
-async def a_large_form(stage: Stage) -> Message:
-    return await stage.ask("/hub/spawn", [("Content-Length", "99999999")], method="POST")
+async def a_page_of_another_site(stage: Stage, who: Headers) -> Message:
+    foreign = [("Origin", "https://evil.example.org"), ("Origin", f"https://{HOST}")]
+    return await stage.ask("/user/alice/api", [cookie(), *who, *foreign])
 
 
-async def no_hub(stage: Stage) -> Message:
+async def a_large_form(stage: Stage, who: Headers) -> Message:
+    return await stage.ask("/hub/spawn", [("Content-Length", "99999999"), *who], method="POST")
+
+
+async def a_slow_form(stage: Stage, who: Headers) -> Message:
+    return await stage.ask("/hub/spawn", [("Content-Length", "9"), *who], method="POST")
+
+
+async def too_many_requests(stage: Stage, who: Headers) -> Message:
+    while (answer := await stage.ask("/user/alice/exp1/", [cookie(), *who])).status in (200, 101):
+        pass
+    return answer
+
+
+async def no_hub(stage: Stage, who: Headers) -> Message:
     await stage.backends["hub"].close()
-    return await stage.ask("/hub/home")
+    return await stage.ask("/hub/home", who)
 
 
-async def no_proper_answer(stage: Stage) -> Message:
+async def no_proper_answer(stage: Stage, who: Headers) -> Message:
     await stage.backends[f"{ALICE}.1"].close()
     async with await asyncio.start_unix_server(babble, stage.directory / f"{ALICE}.1.sock"):
-        return await stage.ask("/user/alice/", [cookie()])
+        return await stage.ask("/user/alice/", [cookie(), *who])
+
+
+async def no_answer(stage: Stage, who: Headers) -> Message:
+    await stage.backends[f"{ALICE}.1"].close()
+    async with await asyncio.start_unix_server(hesitate, stage.directory / f"{ALICE}.1.sock"):
+        return await stage.ask("/user/alice/", [cookie(), *who])
+
+
+async def hesitate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while await reader.read(1000):
+        pass
+    writer.close()
 
 
 async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -112,29 +150,103 @@ async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
-async def no_way(stage: Stage) -> Message:
+async def no_way(stage: Stage, who: Headers) -> Message:
     await stage.backends[f"{ALICE}.1"].close()
-    return await stage.ask("/user/alice/", [cookie()])
+    return await stage.ask("/user/alice/", [cookie(), *who])
 
 
-Cause = Callable[[Stage], Awaitable[Message]]
-CAUSES: dict[str, tuple[Cause, int]] = {
-    "400": (a_bad_request, 400),
-    "403": (a_page_of_another_site, 403),
-    "413": (a_large_form, 413),
-    "hub": (no_hub, 503),
-    "502": (no_proper_answer, 502),
-    "503": (no_way, 503),
+Cause = Callable[[Stage, Headers], Awaitable[Message]]
+CAUSES: dict[str, Cause] = {
+    "400": a_bad_request,
+    "403": a_page_of_another_site,
+    "408": a_slow_form,
+    "413": a_large_form,
+    "429": too_many_requests,
+    "hub": no_hub,
+    "502": no_proper_answer,
+    "503": no_way,
+    "504": no_answer,
 }
 
 
-async def test_each_of_the_proxys_own_pages_says_what_happened(stage: Stage, chromium: Chromium) -> None:
-    assert {f"{name}.http" for name in CAUSES} | {"504.http"} == pages().keys()
+def impatient(stage: Stage) -> None:
+    """Let HAProxy wait for an answer, and for the rest of a form, for a second in place of an hour."""
+    stage.settings = replace(stage.settings, limits=Limits(patience=1, requests=2))
+    stage.haproxy = HAProxy(stage.settings)
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = haproxyconfig._config_template().render
+
+    def render(**values: object) -> str:
+        text: str = template(**values)
+        assert "timeout server 1h" in text
+        return text.replace("timeout server 1h", "timeout server 1s")
+
+    monkeypatch.setattr(haproxyconfig, "_config_template", lambda: SimpleNamespace(render=render))
+    for cached in (haproxyconfig._fixed, haproxyconfig.digest):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_programs_get_the_same_words_as_json(stage: Stage) -> None:
+    impatient(stage)
     await stage.usual()
-    answers = {"504": pages()["504.http"]}  # a server may be silent for an hour: it is not waited for here
-    for name, (cause, status) in CAUSES.items():
-        answer = await cause(stage)
-        assert answer.status == status, name
+    for name, cause in CAUSES.items():
+        page = pages.PAGES[name]
+        # HAProxy itself takes Upgrade out of a request with a body; waiting once is enough.
+        for who in PROGRAMS[: {"408": 1, "413": -1, "504": 1}.get(name)]:
+            answer = await cause(stage, who)
+            assert (answer.status, answer.one("content-type")) == (page.status, "application/json"), name
+            assert json.loads(answer.body) == {
+                "status": page.status,
+                "message": page.text,
+                "advice": page.advice,
+            }
+            assert answer.one("retry-after") == (str(page.refresh) if page.refresh else None)
+            assert (answer.one("cache-control"), answer.one("x-content-type-options")) == (
+                "no-store",
+                "nosniff",
+            )
+            await bring_back(stage)
+
+
+async def test_a_page_of_ours_waits_for_the_server_and_then_brings_one_back_to_the_same_address(
+    chromium: Chromium,
+) -> None:
+    url, asked = f"https://{HOST}/user/alice/lab/tree/a%20b?x=1", []
+    lines = pages.files()["pages.map"].splitlines()
+    html = next(line.partition(" ")[2] for line in lines if line.startswith("hub.html "))
+    headers = {"Content-Type": "text/html", **pages._headers(pages.PAGES["hub"])}
+    page = await chromium.new_page()
+
+    async def answer(route: Route) -> None:
+        asked.append(f"{route.request.method} {route.request.url}")
+        if len(asked) == 1:
+            await route.fulfill(status=503, headers=headers, body=html)
+        elif len(asked) == 2:
+            await route.abort("connectionrefused")
+        else:
+            await route.fulfill(status=200, content_type="text/html", body="<h1>Back</h1>")
+
+    await page.route("**/user/**", answer)
+    await page.goto(url)
+    await page.get_by_role("heading", name="Back").wait_for(timeout=15_000)
+    assert page.url == url
+    assert asked == [f"GET {url}", f"HEAD {url}", f"HEAD {url}", f"GET {url}"]
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_each_of_the_proxys_own_pages_says_what_happened(stage: Stage, chromium: Chromium) -> None:
+    assert CAUSES.keys() == pages.PAGES.keys()
+    impatient(stage)
+    await stage.usual()
+    answers = {}
+    for name, cause in CAUSES.items():
+        answer = await cause(stage, PERSON)
+        assert answer.status == pages.PAGES[name].status, name
+        assert answer.one("content-type") == "text/html; charset=utf-8"
         head = "".join(f"{key}: {value}\r\n" for key, value in answer.headers)
         answers[name] = f"{answer.start}\r\n{head}\r\n{answer.body.decode()}"
         await bring_back(stage)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,10 +21,11 @@ from threading import Thread
 import pytest
 
 from gateway.endpoint import parse
+from gateway.launcher import relay_files
 from gateway.model import Choices, Endpoint
-from gateway.pki import self_signed
+from gateway.pki import Authority, self_signed
 from gateway.script import Exit, ExitWord, JobFacts, read_exit, render_script
-from gateway.siteconfig import parse_site_config
+from gateway.siteconfig import Application, parse_site_config
 
 RUN = "0123456789abcdef"
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
@@ -55,7 +56,7 @@ elif how == "daemon":  # not in our family any more
     start = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"
     subprocess.run([sys.executable, "-IS", "-c", start, sys.executable, "-IS", "-c", LISTEN])
 elif how != "mute":
-    listener = socket.create_server(("0.0.0.0", port))
+    listener = socket.create_server(("127.0.0.1" if "--local" in sys.argv else "0.0.0.0", port))
 if how == "both":
     other = socket.socket(socket.AF_INET6)
     other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -85,6 +86,8 @@ class Job:
     restarts: int = 0
     site_shell: str = "/bin/sh"
     callback_url: str = ""
+    tls: str = "jupyter"
+    files: dict[str, str] = field(default_factory=dict)
     faster: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
@@ -102,6 +105,8 @@ class Job:
         for name in ("token", "key.pem", "cert.pem"):
             (self.state / name).write_text("SECRET")
         (self.state / "callback").write_text("Authorization: Bearer 5ec2e7\n")
+        for name, text in self.files.items():
+            (self.state / name).write_text(text)
         text = self.script()
         for old, new in self.faster.items():
             assert old in text
@@ -111,6 +116,7 @@ class Job:
         return self
 
     def script(self) -> str:
+        more = ', --local, "--ServerApp.port={port}"' if self.tls == "relay" else ""
         site = parse_site_config(
             f"""
 version: 1
@@ -123,7 +129,8 @@ partitions: [{{name: short, max_walltime: 10m, max_memory: 1G}}]
 applications:
   - name: lab
     title: Stub
-    command: [{sys.executable}, -IS, {self.home}/application.py, {self.home}, {self.how}]
+    command: [{sys.executable}, -IS, {self.home}/application.py, {self.home}, {self.how}{more}]
+    tls: {self.tls}
     prologue: "export FROM_PROLOGUE=\\"it's $HOME\\""
     shell: {self.site_shell}
     requeue: {str(self.requeue).lower()}
@@ -590,6 +597,70 @@ def test_the_prologue_runs_under_the_sites_shell(job: Job) -> None:
     (job.home / ".bash_profile").write_text("export FROM_PROFILE=yes\necho noise\n")
     job.start().published()
     assert job.environ()["FROM_PROFILE"] == "yes"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.open(tmp_path_factory.mktemp("ca") / "ca")
+
+
+@pytest.fixture
+def relayed(job: Job, authority: Authority) -> Job:
+    """A job of an application without TLS."""
+    key, certificate = authority.issue("abcdefghij", datetime.now(UTC) + timedelta(days=1))
+    job.tls = "relay"
+    files = relay_files(Application(name="web", title="Web", command=("web",), tls="relay"))
+    job.files = {name: data.decode() for name, data in files.items()}
+    job.files |= {"key.pem": key, "cert.pem": certificate, "client-ca.pem": authority.client_ca.read_text()}
+    return job
+
+
+def relays(job: Job) -> list[list[str]]:
+    """Return the arguments of the relays that run for a job."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (entry / "cmdline").read_text().split("\0")
+            if f"{job.state}/relay.py" in words:
+                found.append(words[words.index(f"{job.state}/relay.py") + 1 :])
+    return found
+
+
+def test_an_application_without_tls_is_published_by_its_relay(relayed: Job, authority: Authority) -> None:
+    port = relayed.start().published().port
+    assert relayed.started() != [port]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority.node_ca)
+    context.load_cert_chain(authority.client_pem)
+    with socket.create_connection(("127.0.0.1", port), 5) as plain:
+        with context.wrap_socket(plain, server_hostname="abcdefghij.servers.gateway"):
+            pass
+    ((state, _, _, path, private, *_),) = relays(relayed)
+    assert (state, path) == (str(relayed.state), "/user/alice/")
+    assert Path(private).stat().st_mode & 0o777 == 0o700
+    assert relayed.environ()["JUPYTER_TOKEN_FILE"] == f"{relayed.state}/token"
+    relayed.kill(signal.SIGTERM)
+    assert relayed.ended() == Exit(143, ExitWord.TERMINATED, 0)
+    until(lambda: not any(map(alive, relayed.pids())) and not relays(relayed), relayed)
+    assert not Path(private).exists()
+    assert not {"token", "key.pem"} & {path.name for path in relayed.state.iterdir()}
+
+
+def test_an_application_without_tls_ends_as_it_ends(relayed: Job) -> None:
+    relayed.how = "dies"
+    assert relayed.start().ended() == Exit(3, ExitWord.FAILED, 0)
+    assert len(relayed.started()) == 1
+
+
+def test_a_relay_that_has_lost_its_port_takes_another(relayed: Job) -> None:
+    relayed.how = "slow"
+    relayed.start()
+    until(lambda: bool(relays(relayed)) and bool(relayed.started()), relayed)
+    port = int(relays(relayed)[0][2])
+    with socket.create_server(("0.0.0.0", port)):
+        assert relayed.published().port != port
+        assert len(relayed.started()) == 2
+    assert f":{port}" not in relayed._read("said"), "not for a moment"
 
 
 def test_a_removed_state_directory_does_not_hold_up_the_end(job: Job) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gateway import script
 from gateway.errors import ConfigError
+from gateway.launcher import relay_files
 from gateway.model import Choices
 from gateway.script import Exit, ExitWord, JobFacts, read_exit, render_script
 from gateway.siteconfig import Application, SiteConfig, parse_site_config
@@ -99,6 +100,15 @@ def test_tls_arguments_only_where_the_node_leg_has_tls() -> None:
     assert not any(argument in plain for argument in arguments)
 
 
+def test_an_application_without_tls_is_started_by_the_relay_and_told_nothing_of_jupyters() -> None:
+    text = render_script(with_application(tls="relay", command=("/bin/x", "{port}", "a b")), CHOICES, JOB)
+    assert '"$gw_state/relay.py" "$gw_state" "$gw_listen" "$gw_port" /user/alice/ "$gw_private"' in text
+    assert "gateway-app \\\n/bin/x '{port}' 'a b' </dev/null &" in text
+    assert "ServerApp" not in text
+    assert relay_files(with_application(tls="relay").applications[0]).keys() == {"relay.py"}
+    assert relay_files(SITE.applications[0]) == {}
+
+
 @pytest.mark.parametrize(
     ("pattern", "line"),
     [
@@ -120,8 +130,9 @@ def test_an_odd_state_directory_is_refused(pattern: str) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("requeue", [True, False])
 @pytest.mark.parametrize("tls", [True, False])
-def test_every_variant_is_correct_shell(shell: str, requeue: bool, tls: bool) -> None:
-    site = with_application(requeue=requeue, prologue="module load 'x'\n", shell="/bin/bash -l")
+@pytest.mark.parametrize("kind", ["jupyter", "relay"])
+def test_every_variant_is_correct_shell(shell: str, requeue: bool, tls: bool, kind: str) -> None:
+    site = with_application(requeue=requeue, prologue="module load 'x'\n", shell="/bin/bash -l", tls=kind)
     text = render_script(site, CHOICES, replace(JOB, node_tls=tls))
     subprocess.run([shell, "-n"], input=text, text=True, check=True, timeout=10)
     assert "{{" not in text

@@ -407,3 +407,28 @@ def test_checking_takes_half_as_long_as_reading(text: str) -> None:
     with suppress(ConfigError):
         reading.validated(DropIn, root, cross_faults)
     assert time.process_time() - began < max(read / 2, 0.2)
+
+
+RELAY = """\
+version: 1
+applications:
+  - {name: web, title: Web, command: [web, "--at={socket}"], tls: relay}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("{socket}", "8888"), ("{socket}", "{socket},{port}"), ("{socket}", "{sock}")]
+)
+def test_a_relay_has_to_know_where_the_application_listens(old: str, new: str) -> None:
+    assert parse_drop_in(RELAY, "a.yaml").applications[0].tls == "relay"
+    with pytest.raises(ConfigError, match=r"^a.yaml:3: applications\[0\].command: .*one of {socket}"):
+        parse_drop_in(RELAY.replace(old, new), "a.yaml")
+
+
+def test_a_relay_does_not_let_in_the_whole_network() -> None:
+    """Where the node leg is plain nobody shows a certificate, and the application asks for nothing."""
+    site = GOOD.partition("applications:")[0] + RELAY.partition("\n")[2]
+    assert parse_site_config(site, "a.yaml").applications[0].tls == "relay"
+    plain = site.replace("partitions:", "tunnel: {node_security: plain}\npartitions:", 1)
+    with pytest.raises(ConfigError, match=r"tls: relay needs tunnel\.node_security"):
+        parse_site_config(plain, "a.yaml")

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from tornado.httpclient import HTTPResponse
+from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.testing import bind_unused_port
+from tornado.websocket import websocket_connect
 
 from gateway import options
 from gateway.discovery import Discovery, Room
@@ -635,13 +636,55 @@ async def test_a_server_that_is_not_ready_leads_to_its_waiting_page(
 ) -> None:
     world.servers.put(server(phase=phase))
     url, page = await alice.open(f"{ALICE}/user/alice/lab")
-    assert (url, page.code) == (f"{HUB}/hub/wait", 200)
+    assert (url.partition("?")[0], page.code) == (f"{HUB}/hub/wait", 200)
+
+
+async def test_the_page_that_was_wanted_is_reached_when_its_server_is_ready_again(
+    alice: Browser, world: World
+) -> None:
+    world.servers.put(server(phase=Phase.QUEUED))
+    wanted = f"{ALICE}/user/alice/lab/tree/a%20b.ipynb?x=1"
+    url, page = await alice.open(wanted)
+    assert f'data-wanted="{wanted}"' in text(page)
+    world.servers.put(server())
+    reached, _ = await alice.open(url)
+    assert reached.startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    "target", ["/user/bob/lab", "https://evil.org/user/alice/", "//evil.org/", "/hub/logout", "x"]
+)
+async def test_a_waiting_page_leads_to_ones_own_servers_only(
+    alice: Browser, world: World, target: str
+) -> None:
+    world.servers.put(server(phase=Phase.QUEUED))
+    url = f"{HUB}/hub/wait?" + urlencode({"to": target})
+    assert 'data-wanted=""' in text(await alice.fetch(url))
+    world.servers.put(server())
+    assert (await alice.fetch(url)).headers["Location"] == f"{ALICE}/user/alice/"
+
+
+async def test_the_page_of_a_server_that_does_not_run_goes_on_by_itself(alice: Browser) -> None:
+    _, page = await alice.open(f"{ALICE}/user/alice/lab?x=1")
+    assert page.code == 424
+    assert f'http-equiv="refresh" content="15; url={ALICE}/user/alice/lab?x=1"' in text(page)
+
+
+async def test_a_program_gets_errors_as_json_and_is_told_when_to_come_again(
+    alice: Browser, world: World
+) -> None:
+    for headers in ({"Accept": "application/json", "Sec-Fetch-Mode": "cors"}, {"Upgrade": "websocket"}):
+        answer = await alice.fetch(f"{HUB}/hub/nothing", headers=headers)
+        assert (answer.code, json.loads(answer.body)["message"]) == (404, "There is nothing at this address.")
+    world.servers.put(server(phase=Phase.QUEUED))
+    answer = await alice.fetch(f"{ALICE}/user/alice/api/x", headers={"Sec-Fetch-Mode": "cors"})
+    assert (answer.code, answer.headers["Retry-After"]) == (424, "10")
 
 
 async def test_a_server_that_is_asked_to_stop_lets_nobody_in(alice: Browser, world: World) -> None:
     world.servers.put(server(wanted=False))
     url, _ = await alice.open(f"{ALICE}/user/alice/lab")
-    assert url == f"{HUB}/hub/wait"
+    assert url.partition("?")[0] == f"{HUB}/hub/wait"
     assert not world.routing.grants
 
 
@@ -924,3 +967,21 @@ def test_a_time_of_another_day_has_its_date() -> None:
         "2 hours ago",
         "2 days ago",
     ]
+
+
+# --- whether the network lets WebSockets through ---
+
+
+async def test_a_page_of_the_hub_may_try_a_websocket(port: int) -> None:
+    headers = {"Host": HUB_HOST, "Origin": HUB, "X-Forwarded-Proto": "https"}
+    request = HTTPRequest(f"ws://127.0.0.1:{port}/hub/websocket", headers=headers)
+    socket = await websocket_connect(request)
+    assert [await socket.read_message(), await socket.read_message()] == ["through", None]
+    socket.close()
+
+
+@pytest.mark.parametrize("origin", ["https://evil.org", "https://bob.gw.example.org:8443"])
+async def test_a_page_of_nobody_else_may(browser: Browser, origin: str) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    headers = {**upgrade, "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Origin": origin}
+    assert (await browser.fetch(f"{HUB}/hub/websocket", headers=headers)).code == 403
