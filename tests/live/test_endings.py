@@ -24,7 +24,9 @@ _LIMITED = "script: {resources: {memory: h_vmem}}\n"
 _PROGRAMS = {
     "fails": "#!/bin/sh\necho 'no such module: numpy' >&2\nexit 3\n",
     "mute": "#!/bin/sh\nexec sleep 300\n",
-    "eats": "#!/bin/sh\n" + 3 * "python3 -c 'import time; x = bytes(150_000_000); time.sleep(300)' &\n" + "wait\n",
+    "eats": "#!/bin/sh\n"
+    + 3 * "python3 -c 'import time; x = bytes(150_000_000); time.sleep(300)' &\n"
+    + "wait\n",
 }
 
 
