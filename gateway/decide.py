@@ -289,7 +289,7 @@ def _in_words(server: Server, end: JobEnd, reason: EndReason) -> str:
 
 
 def _canceller(by: str, user: str) -> str:
-    """Return who cancelled the job and what to do; empty where that cannot be told: a uid names nobody.
+    """Return who cancelled the job and what to do; empty where that cannot be told.
 
     PBS puts the host behind the account: ``alice@login``.
     """
@@ -302,6 +302,11 @@ def _canceller(by: str, user: str) -> str:
         return (
             "An administrator of the cluster cancelled the job, so the application has ended. "
             "Ask the cluster's administrators why before you start it again."
+        )
+    if by.isdecimal():  # Slurm's accounting knows who it was by the uid alone
+        return (
+            f"Somebody else (uid {by}) cancelled the job on the cluster, so the application has ended. "
+            "Ask the cluster's administrators who and why, or start again."
         )
     if not USER_NAME.fullmatch(by):
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,6 +10,8 @@ from gateway.model import JobId, JobStatus
 
 #: The most partitions of a cluster that are looked at: a form with more of them helps nobody.
 MOST_ROOMS = 1_000
+#: Stands in `Discovery.accounts` for all whom it does not name.
+EVERYBODY = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,12 @@ class Downtime:
 class Discovery:
     """What one look at a cluster brought. None stands for "nobody says".
 
-    ``accounts`` and ``qos`` are by user. ``positions`` counts from 1 the place of each of our waiting jobs
+    ``accounts`` and ``qos`` are by user; ``accounts`` may name `EVERYBODY` and ``@group`` too: see
+    `accounts_of`. ``positions`` counts from 1 the place of each of our waiting jobs
     among those waiting for the same partition. ``ours`` are all jobs whose names this instance gives, also
     those that the database does not know. ``hidden`` says that the account that asks does not see other
-    users' jobs; ``features`` are what a constraint may name. ``at`` is when it was: whoever keeps it sets
-    that.
+    users' jobs, unless it is one of the ``operators``; ``features`` are what a constraint may name. ``at`` is
+    when it was: whoever keeps it sets that.
     """
 
     rooms: tuple[Room, ...] = ()
@@ -76,6 +79,7 @@ class Discovery:
     positions: Mapping[JobId, int] = field(default_factory=dict)
     ours: tuple[JobStatus, ...] | None = None
     hidden: bool | None = None
+    operators: frozenset[str] = frozenset()
     features: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     at: datetime | None = None
@@ -83,3 +87,16 @@ class Discovery:
     def room(self, name: str) -> Room | None:
         """Return the partition of this name, if the scheduler has one."""
         return next((room for room in self.rooms if room.name == name), None)
+
+    def accounts_of(self, owner: str, groups: Iterable[str] = ()) -> tuple[str, ...] | None:
+        """Return the accounts that somebody may use, None if nobody says.
+
+        Args:
+            owner: Whose jobs.
+            groups: Their Unix groups, as far as they are known.
+        """
+        if self.accounts is None:
+            return None
+        own = self.accounts.get(owner, self.accounts.get(EVERYBODY, ()))
+        by_group = (name for group in groups for name in self.accounts.get(f"@{group}", ()))
+        return tuple(dict.fromkeys((*own, *by_group)))

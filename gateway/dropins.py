@@ -362,6 +362,11 @@ class LoginNodes:
             return looks
         raise next(each for each in said if isinstance(each, GatewayError))
 
+    @property
+    def silent(self) -> Mapping[str, str]:
+        """The login nodes that did not answer when they were asked last, and why."""
+        return {host: self._silent[host].why for host in self._hosts if host in self._silent}
+
     async def close(self) -> None:
         """Close the connections that were made here."""
         await self._open.aclose()
@@ -386,13 +391,14 @@ class LoginNodes:
             self._silent.pop(host, None)
             return Look(host, reading, datetime.now(UTC))
         pause = min(2 * self._silent[host].pause, _SLOWEST) if host in self._silent else _PAUSE
-        self._silent[host] = _Silent(self._clock() + pause, pause)
+        self._silent[host] = _Silent(self._clock() + pause, pause, str(error))
         return error
 
 
 @dataclass(frozen=True, slots=True)
 class _Silent:
-    """Until when a login node that did not answer is not asked, and how many seconds that were."""
+    """Until when a login node that did not answer is not asked, how many seconds that were, and its error."""
 
     until: float
     pause: float
+    why: str

@@ -200,6 +200,10 @@ class EndedNotListed(QueueUnreachable):
     """The scheduler keeps no ended jobs, and therefore listed none at all: ask without them."""
 
 
+class NotEndedYet(QueueUnreachable):
+    """The accounting says that the job runs: it may hear of its end a moment after the listing."""
+
+
 class SubmitRefused(GatewayError):
     """The scheduler said no to a job; the public sentence holds its own words."""
 

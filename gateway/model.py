@@ -77,11 +77,14 @@ _ENDED = frozenset(
 class Command:
     """Words to run on a login node: the first is a program's name, none is ever read by a shell.
 
-    ``environment`` holds NAME=VALUE words for the program.
+    ``environment`` holds NAME=VALUE words for the program. ``each``, of a discovery's commands alone, are the
+    words of a program that is run first and prints names: the one option in ``words`` then comes once for
+    each of them (``qconf -sprj A -sprj B``). Where that program fails, its failure is the command's.
     """
 
     words: tuple[str, ...]
     environment: tuple[str, ...] = ()
+    each: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,8 +102,14 @@ class Orphans:
             return
         jobs = named_by(self._instance, found.ours)
         answered = await self._store.answered_for(list(jobs), datetime.now(UTC) - MAY_LINGER)
-        unknown = [job for server_id, there in jobs.items() if server_id not in answered for job in there]
-        known = await self._store.of(cluster)
+        known, elsewhere = await self._store.of(cluster), await self._known_elsewhere(cluster)
+        unknown = [
+            job
+            for server_id, there in jobs.items()
+            if server_id not in answered
+            for job in there
+            if (job.job_id, job.name, job.user) not in elsewhere
+        ]
         now_there = merged(cluster, known, kept(known, unknown), datetime.now(UTC))
         if set(now_there) != set(known):
             await self._store.replace(cluster, now_there)
@@ -112,6 +118,12 @@ class Orphans:
         for orphan in now_there:
             if self._is_due(orphan):
                 await self._cancel(orphan)
+
+    async def _known_elsewhere(self, cluster: str) -> set[tuple[str, str, str]]:
+        """Return what other site configs have found: where two are of one scheduler, each shows its jobs."""
+        others = self._clusters.keys() - {cluster}
+        found = await self._store.all() if others else ()
+        return {(each.job_id, each.name, each.owner) for each in found if each.cluster in others}
 
     def _tell(self, now_there: Sequence[Orphan], known: Sequence[Orphan]) -> None:
         told = {orphan.job_id for orphan in known}

@@ -13,7 +13,8 @@ import jinja2
 
 from gateway.errors import ConfigError
 
-#: The end of a line before one that begins with #, maybe after blanks.
+#: The end of a line before one that begins with #, maybe after blanks: PBS's qsub passes over those, Slurm's
+#: sbatch and Grid Engine's qsub (8.1.9) do not.
 _LATER_HASH = re.compile(r"\n(?=[ \t]*#)")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import starmap
 from typing import Any, Protocol, Self
 
 from pydantic import TypeAdapter, ValidationError
@@ -38,6 +39,11 @@ _DISCOVERY = TypeAdapter(Discovery)
 
 class Looks(Protocol):
     """Reads the drop-ins; ``gateway.dropins.LoginNodes``."""
+
+    @property
+    def silent(self) -> Mapping[str, str]:
+        """The login nodes that did not answer, and why."""
+        ...
 
     async def look(self, *, everywhere: bool = False) -> tuple[Look, ...]:
         """Return what the login nodes say that answer, at least one."""
@@ -186,7 +192,8 @@ class SiteView:
         if not faults:
             faults = await self._try(new)
         others = [look for look in looks[1:] if not look.reading.same_as(first.reading)]
-        disagreements = tuple(_disagreement(first, look) for look in others)
+        said = [sentence for look in others for sentence in _disagreement(first, look, faults)]
+        disagreements = (*said, *starmap(_silence, self._looks.silent.items() if self._looks else ()))
         self._tell(faults, disagreements)
         self.faults, self.disagreements, self.read_at = faults, disagreements, first.at
         self.sources = tuple(source for look in looks for source in _described(look, first, faults))
@@ -311,11 +318,16 @@ def _merged(trusted: Source, drop_ins: Sequence[Source]) -> SiteConfig:
         raise ConfigError(f"{names}: brackets are nested too deeply in one of them") from None
 
 
-def _disagreement(first: Look, other: Look) -> str:
-    return (
+def _disagreement(first: Look, other: Look, faults: Sequence[str]) -> Sequence[str]:
+    what = (
         f"Login nodes {first.host} and {other.host} do not have the same drop-ins: those of {first.host} "
-        f"count; copy them to {other.host}"
+        f"count; {'mend them, and ' if faults else ''}copy them to {other.host}"
     )
+    return [what, *(f"{other.host}:{fault}" for fault in other.reading.refused)]
+
+
+def _silence(host: str, why: str) -> str:
+    return f"Login node {host} does not answer, so nobody knows whether its drop-ins are the same: {why}"
 
 
 def _described(look: Look, first: Look, faults: Sequence[str]) -> Sequence[DropInSource]:

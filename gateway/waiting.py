@@ -34,7 +34,7 @@ def why_it_waits(job: JobStatus, said: str, choices: Choices, discovery: Discove
     place = _place(discovery.positions.get(job.job_id), job.starts, now)
     downtime = _in_the_way(job, choices, discovery, now)
     if downtime is not None:
-        why = [_because_of(downtime, choices.walltime, now), *why[:1]]
+        why = [_because_of(downtime, choices.walltime, now), *why]
     return " ".join([*why[:2], *([place] if place else [])])
 
 
@@ -86,7 +86,7 @@ def _because_of(downtime: Downtime, walltime: int, now: datetime) -> str:
     whose = f"{downtime.start:%A}'s" if downtime.start - now < timedelta(days=7) else "the next"
     whose = "today's" if downtime.start.date() == now.date() else whose
     fits = _round(int((downtime.start - now) / _MINUTE * 0.95) - 5)
-    can = f"; {_length(fits)} can" if 0 < fits < walltime else ""
+    can = f"; {_length(fits)} can" if fits and fits < walltime else ""
     return f"{_length(walltime)} cannot start before {whose} downtime ({when}){can}."
 
 

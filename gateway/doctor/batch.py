@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway import schedulers
 from gateway.discovery import Discovery, Room
@@ -156,26 +156,42 @@ class Batch:
         return words if enforced == "NO" else ""
 
     async def accounts(self) -> Finding:
-        """Say whether the person may use the accounts of the form, where the scheduler knows."""
-        site, user = await self._said.site(), self._patient.user
-        if user is None:
+        """Say whether the person may use one of the form's accounts, where the scheduler knows."""
+        theirs = (await self._said.discovery()).accounts_of(self._owner)
+        return await self._compared_words("accounts", "account", theirs, "sacctmgr add user {} account={}")
+
+    async def qos(self) -> Finding:
+        """Say whether the person may use one of the form's QOS, where the scheduler knows."""
+        known = (await self._said.discovery()).qos
+        theirs = None if known is None else known.get(self._owner, ())
+        return await self._compared_words("qos", "qos", theirs, "sacctmgr modify user {} set qos+={}")
+
+    async def _compared_words(
+        self, several: str, one: str, theirs: Sequence[str] | None, give: str
+    ) -> Finding:
+        """Compare what the scheduler has for a person with the form's list, or the one that it fixes."""
+        site, user, kind = await self._said.site(), self._owner, self._kind
+        if not user:
             return skipped("name somebody who may use the gateway: --user NAME")
-        known = (await self._said.discovery()).accounts
-        if known is None:
-            return skipped(f"{self._kind.title} has no accounting here that would know")
-        theirs = known.get(user, ())
-        if site.accounts and not set(theirs) & set(site.accounts):
-            add = (
-                f"sacctmgr add user {user} account={site.accounts[0]}, or "
-                if "sacctmgr" in self._programs
-                else ""
-            )
+        if theirs is None:
+            asking = self._patient.site.login.user
+            return skipped(f"{kind.title} does not tell {asking} of people's {several}")
+        listed: tuple[str, ...] = getattr(site, several)
+        fixed = site.form.fix.get(one)
+        wanted = listed if fixed is None else (str(fixed),) if fixed else ()
+        if wanted and not set(theirs) & set(wanted):
+            add = f"{give.format(user, wanted[0])}, or " if "sacctmgr" in self._programs else ""
+            place = several if fixed is None else f"form.fix.{one}"
             return warning(
-                f"{user} has the accounts {', '.join(theirs) or '(none)'}, "
-                f"the form {', '.join(site.accounts)}",
-                f"{add}correct accounts in {self._patient.file}.",
+                f"{user} has the {several} {', '.join(theirs) or '(none)'}, the form {', '.join(wanted)}",
+                f"{add}correct {place} in {self._patient.file}.",
             )
         return ok(f"{user} has {', '.join(sorted(theirs)) or 'none'}")
+
+    @property
+    def _owner(self) -> str:
+        """Whose the person's jobs are; "" if nobody is named."""
+        return self._patient.site.login.owner(self._patient.user) if self._patient.user else ""
 
     @property
     def _programs(self) -> tuple[str, ...]:

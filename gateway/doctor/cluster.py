@@ -71,6 +71,8 @@ def cluster_steps(patient: Patient, said: Said | None = None) -> list[Step]:
         path.add("other users' jobs", batch.other_jobs, "scheduler", within=_DISCOVERY)
         path.add("partitions", batch.partitions, "scheduler", within=_DISCOVERY)
         path.add("accounts", batch.accounts, "scheduler", within=_DISCOVERY)
+    if site.scheduler == "slurm":
+        path.add("qos", batch.qos, "scheduler", within=_DISCOVERY)
     if site.scheduler == "pbs":
         path.add("ended jobs", batch.ended_jobs, "scheduler")
     path.add("state directory", people.state_directory, "act as", "programs")

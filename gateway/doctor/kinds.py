@@ -46,6 +46,7 @@ class Kind:
 
 
 _HOW_ENDED = "which knows how jobs ended"
+_RESERVED = "which knows the reservations"
 _KINDS = {
     "slurm": Kind(
         title="Slurm",
@@ -68,7 +69,11 @@ _KINDS = {
     "pbs": Kind(
         title="PBS",
         vital=("qsub", "qstat", "qdel", "qalter"),
-        lacks={"pbsnodes": "which knows the nodes", "qselect": "which finds jobs by their names"},
+        lacks={
+            "pbsnodes": "which knows the nodes",
+            "qselect": "which finds jobs by their names",
+            "pbs_rstat": _RESERVED,
+        },
         version=("qstat", "--version"),
         ping=("qstat", "-B"),
         restart="On the server's host: systemctl status pbs; tail /var/spool/pbs/server_logs/$(date +%Y%m%d)",
@@ -84,7 +89,7 @@ _KINDS = {
     "sge": Kind(
         title="Grid Engine",
         vital=("qsub", "qstat", "qdel", "qalter", "qconf"),
-        lacks={"qacct": _HOW_ENDED, "qhost": "which knows the nodes"},
+        lacks={"qacct": _HOW_ENDED, "qhost": "which knows the nodes", "qrstat": _RESERVED},
         version=("qstat", "-help"),
         ping=("qconf", "-sql"),
         restart="On the master's host: systemctl status sgemaster; "

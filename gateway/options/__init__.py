@@ -8,7 +8,7 @@ from gateway.options.checking import check, faults, from_strings, typed
 from gateway.options.description import Form, as_json, fields, form, form_description
 from gateway.options.fields import Field, Kind, Option
 from gateway.options.offer import Offer, offer
-from gateway.options.words import format_memory, format_walltime
+from gateway.options.words import count_gpus, format_memory, format_walltime
 
 __all__ = [
     "Field",
@@ -18,6 +18,7 @@ __all__ = [
     "Option",
     "as_json",
     "check",
+    "count_gpus",
     "faults",
     "fields",
     "form",

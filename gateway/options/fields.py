@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gateway.options.offer import Offer
-from gateway.options.words import count, format_memory, format_walltime, type_memory, type_walltime
+from gateway.options.words import (
+    count,
+    count_gpus,
+    format_memory,
+    format_walltime,
+    type_memory,
+    type_walltime,
+)
 from gateway.rules import CLEAR, TICKED, Measure, is_ticked
 from gateway.siteconfig import DIRECTIVE_WORD, AddedField, Partition
 
@@ -15,6 +22,8 @@ from gateway.siteconfig import DIRECTIVE_WORD, AddedField, Partition
 _WALLTIME, _MEMORY = 60, 2048
 #: The schedulers that give a whole node on demand, and what others have for it where a site made it.
 _EXCLUSIVE = frozenset({"slurm", "pbs"})
+#: The schedulers that take a job without an account where the site names none: Grid Engine's projects.
+_WITHOUT_ACCOUNT = frozenset({"sge"})
 #: What a site may fix whether or not the scheduler has it for a person.
 _THE_SITES_WORD = frozenset({"account", "qos", "reservation", "constraint"})
 _WALLTIME_FAULT = "Write a walltime as 30m, 4h, 2d, HH:MM:SS or D-HH:MM:SS."
@@ -103,7 +112,7 @@ def describe(partition: Partition) -> str:
         *([format_walltime(partition.max_walltime)] if partition.max_walltime is not None else []),
         *([count(partition.max_cores, "core")] if partition.max_cores is not None else []),
         *([format_memory(partition.max_memory)] if partition.max_memory is not None else []),
-        *(count(number, f"{kind} GPU".strip()) for kind, number in partition.gpus.items()),
+        *(count_gpus(number, kind) for kind, number in partition.gpus.items()),
     ]
     title = partition.title or partition.name
     return f"{title} (up to {', '.join(limits)})" if limits else title
@@ -169,6 +178,8 @@ def _gpus(offered: Offer) -> Iterator[Field]:
 def _account(offered: Offer) -> Iterator[Field]:
     if offered.accounts:
         options = tuple(Option(name, name) for name in offered.accounts)
+        if offered.site.scheduler in _WITHOUT_ACCOUNT and not offered.site.accounts:
+            options = (Option("", "the usual one"), *options)
         yield _choice("account", "Account", options, options[0].value)
     elif offered.open:
         yield _any_word("account", "Account")

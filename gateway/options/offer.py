@@ -67,13 +67,15 @@ def offer(site: SiteConfig, user: User | None, discovery: Discovery | None = Non
     """
     found = discovery or Discovery()
     owner = site.login.owner(user.name) if user else ""
+    groups = sorted(user.groups) if user and owner == user.name else ()
+    qos = None if found.qos is None else found.qos.get(owner, ())
     features = _words(found.features)
     return Offer(
         site,
         tuple(p for p in site.partitions if _sees(user, p.groups)),
         tuple(a for a in site.applications if _sees(user, a.groups)),
-        _fixed(site, "account", _of_person(site.accounts, found.accounts, owner)),
-        _fixed(site, "qos", _of_person(site.qos, found.qos, owner)),
+        _fixed(site, "account", _of_person(site.accounts, found.accounts_of(owner, groups), owner)),
+        _fixed(site, "qos", _of_person(site.qos, qos, owner)),
         _reservations(site, owner, found),
         _fixed(site, "constraint", site.constraints or features),
         features,
@@ -97,13 +99,11 @@ def _fixed(site: SiteConfig, name: str, otherwise: tuple[str, ...]) -> tuple[str
     return (value,) if value else ()
 
 
-def _of_person(
-    named: tuple[str, ...], known: Mapping[str, tuple[str, ...]] | None, owner: str
-) -> tuple[str, ...]:
+def _of_person(named: tuple[str, ...], theirs: tuple[str, ...] | None, owner: str) -> tuple[str, ...]:
     """Return what the scheduler has for this person, of what the site names if it names any."""
-    if known is None or not owner:
+    if theirs is None or not owner:
         return named
-    own = _words(known.get(owner, ()))
+    own = _words(theirs)
     return tuple(name for name in named if name in own) if named else own
 
 
@@ -119,7 +119,7 @@ def _reservations(site: SiteConfig, owner: str, found: Discovery) -> dict[str, f
 def _may_use(reservation: Downtime, owner: str, found: Discovery) -> bool:
     if reservation.maintenance or not _WORD.fullmatch(reservation.name):
         return False
-    own = set((found.accounts or {}).get(owner, ()))
+    own = set(found.accounts_of(owner) or ())
     return owner in reservation.users or not own.isdisjoint(reservation.accounts)
 
 

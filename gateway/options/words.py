@@ -37,6 +37,12 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def count_gpus(number: int, kind: str) -> str:
+    """Return a number of GPUs: ``2 a100 GPUs``; a type that only says that they are (``gpu``) is left out."""
+    plain = kind.casefold() in ("gpu", "gpus", "ngpu", "ngpus")
+    return count(number, "GPU" if plain else f"{kind} GPU".strip())
+
+
 def sentence(error: ValueError) -> str:
     """Return an error's words as a sentence."""
     text = str(error)

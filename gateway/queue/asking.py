@@ -41,6 +41,16 @@ while [ $# -gt 0 ]; do
     shift "$count"
 done
 """
+#: Runs a program with an option for each of the names that another one prints. Its arguments are the program,
+#: the option, and the other one's words.
+EACH = """\
+program=$1 option=$2
+shift 2
+names=$("$@") || exit
+set -f --
+for name in $names; do set -- "$@" "$option" "$name"; done
+[ $# -eq 0 ] || exec "$program" "$@"
+"""
 
 
 class Asking:
@@ -94,8 +104,13 @@ class Asking:
         for command in commands:
             given = dict(word.split("=", 1) for word in command.environment)
             environment = {**self._login.environment, **ENVIRONMENT, **given}
-            program = f"{self._login.bin.rstrip('/')}/{command.words[0]}"
-            one = ["/usr/bin/env", *(f"{name}={value}" for name, value in environment.items()), program]
-            one += command.words[1:]
+            one = ["/usr/bin/env", *(f"{name}={value}" for name, value in environment.items())]
+            one += ["/bin/sh", "-c", EACH, "sh"] if command.each else []
+            one += [*self._program(command.words), *(self._program(command.each) if command.each else ())]
             words += [str(len(one)), *one]
         return words
+
+    def _program(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Return words with their program's whole path: one of the scheduler's, or one of the system's."""
+        place = "" if words[0].startswith("/") else f"{self._login.bin.rstrip('/')}/"
+        return (f"{place}{words[0]}", *words[1:])

@@ -17,6 +17,7 @@ from gateway.discovery import Discovery
 from gateway.errors import (
     EndedNotListed,
     GatewayError,
+    NotEndedYet,
     QueueUnreachable,
     SubmitOutcomeUnknown,
     SubmitRefused,
@@ -197,7 +198,8 @@ class Queue:
     async def discover(self, instance: str) -> Discovery:
         """Return what the scheduler shows of the cluster: one exec, of the service account.
 
-        From then on the listing is made as is needed for what that account may see.
+        Nothing is hidden from one of the scheduler's operators. From then on the listing is made as is needed
+        for what that account may see.
 
         Args:
             instance: This gateway's name in the names of its jobs.
@@ -210,6 +212,8 @@ class Queue:
         commands = self._scheduler.discovery_commands(instance, mark)
         completed = await self._asking.ask(commands, self._allowance.discovery) if commands else ()
         discovery = await asyncio.to_thread(self._scheduler.read_discovery, completed, instance, mark)
+        if self._site.login.user in discovery.operators:
+            discovery = replace(discovery, hidden=False)
         if discovery.hidden is not None:
             self._hidden = discovery.hidden and self._site.login.act_as != "service"
         return discovery
@@ -242,8 +246,8 @@ class Queue:
         """Return how a job ended, by the accounting and by the files that it left.
 
         An accounting that does not answer counts as one that knows nothing, if the job itself left word or
-        the last listing shows the job's end. One that does not know of the job yet is asked again, if nobody
-        else says anything, for as long as it may lag.
+        the last listing shows the job's end. It is asked again, for as long as it may lag, if then it still
+        has the job as one that runs, and if nobody else says anything and it does not know of the job yet.
 
         Args:
             user: Whose server.
@@ -343,17 +347,25 @@ class Queue:
         return replace(listing, silent=frozenset())
 
     async def _accounting(self, user: str, server_id: str, job: Asked, *, patient: bool) -> JobEnd | None:
-        """Return how the accounting says that a job ended; ``patient``: also if it knows that only later."""
+        """Return how the accounting says that a job ended; ``patient``: also if it knows that only later.
+
+        Where something else has told of the end, the accounting may still say that the job runs.
+        """
         command = self._scheduler.accounting_command(job)
         until, pause = self._clock() + self._scheduler.accounting_lag, _ACCOUNTING_AGAIN
         while True:
+            late = self._clock() + pause > until
             try:
                 (completed,) = await self._launches.run(user, server_id, [command])
+                end = self._scheduler.read_accounting(completed, job)
             except NoProgram:
                 return None
-            end = self._scheduler.read_accounting(completed, job)
-            if end is not None or not patient or self._clock() + pause > until:
-                return end
+            except NotEndedYet:
+                if patient or late:
+                    raise
+            else:
+                if end is not None or not patient or late:
+                    return end
             await asyncio.sleep(pause)
             pause *= 2
 

@@ -159,7 +159,8 @@ class Scheduler(Protocol):
         """Return how the job ended, or None where there is no accounting or no such job in it.
 
         Raises:
-            QueueUnreachable: There is an accounting, but it did not answer, or the job is there and runs.
+            NotEndedYet: The accounting has the job as one that runs.
+            QueueUnreachable: There is an accounting, but it did not answer.
         """
 
     def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:

@@ -12,7 +12,13 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from gateway.discovery import Discovery, Room
-from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
+from gateway.errors import (
+    CancelRefused,
+    NotEndedYet,
+    QueueUnreachable,
+    SubmitOutcomeUnknown,
+    SubmitRefused,
+)
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
 from gateway.schedulers.text import FORM, checked_instance, checked_mark, checked_names, one_line
 
@@ -174,7 +180,7 @@ class Local:
             return None
         found = _read_row(rows[-1])
         if found.state is not JobState.UNKNOWN and not found.state.ended:
-            raise QueueUnreachable(f"{_PROGRAM} how: job {found.job_id} is {found.native} still")
+            raise NotEndedYet(f"{_PROGRAM} how: job {found.job_id} is {found.native} still")
         status = _STATUS.fullmatch(found.reason)
         return JobEnd(found.state, int(status[1]) if status else None, native=found.native)
 

@@ -45,7 +45,10 @@ class Pbs:
 
     name: ClassVar[str] = "pbs"
     template: ClassVar[str] = "pbs.sh.j2"
-    programs: ClassVar[tuple[str, ...]] = ("qsub", "qstat", "qdel", "qalter", "qselect", "pbsnodes")
+    programs: ClassVar[tuple[str, ...]] = (
+        *("qsub", "qstat", "qdel", "qalter"),
+        *("qselect", "pbsnodes", "pbs_rstat"),
+    )
     directive: ClassVar[str] = "#PBS"
     resources: ClassVar[Mapping[str, str]] = {"gpus": "ngpus", "gpu_type": "gpu_type"}
     accounting_lag: ClassVar[float] = 0.0
@@ -156,7 +159,7 @@ class Pbs:
         raise QueueUnreachable(_detail("qstat -x", completed))
 
     def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
-        """Return the commands for queues, nodes, the server and all present jobs."""
+        """Return the commands for queues, nodes, the server, all present jobs and the reservations."""
         checked_mark(mark)
         return discovery_commands(instance)
 
@@ -172,8 +175,7 @@ class Pbs:
 def _as_asked(job: JobStatus, ids: Mapping[JobId, Asked]) -> JobStatus:
     """Return a job that was asked for by its id under its first name: the owner may have changed that."""
     asked = ids.get(job.job_id)
-    renamed = asked and asked.owner == job.user and asked.name != job.name
-    return replace(job, name=asked.name) if asked and renamed else job
+    return replace(job, name=asked.name) if asked and asked.owner == job.user else job
 
 
 def _all_gone(completed: Completed) -> bool:

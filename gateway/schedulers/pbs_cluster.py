@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from gateway.discovery import MOST_ROOMS, Discovery, Room
+from gateway.discovery import MOST_ROOMS, Discovery, Downtime, Room
 from gateway.errors import QueueUnreachable
 from gateway.model import Command, Completed, JobId, JobState, JobStatus
+from gateway.schedulers import pbs_reservations
 from gateway.schedulers.pbs_rows import number, read_job, rows, seconds
 from gateway.schedulers.text import checked_instance, one_line
 
@@ -25,25 +26,26 @@ _Row = tuple[str, Mapping[str, str]]
 
 
 def discovery_commands(instance: str) -> Sequence[Command]:
-    """Return the commands for queues, nodes, the server and the jobs that are not over."""
+    """Return the commands for queues, nodes, the server, the jobs that are not over, and the reservations."""
     checked_instance(instance)
     return (
         Command(("qstat", "-Q", "-f", "-F", "dsv")),
         Command(("pbsnodes", "-a", "-F", "dsv")),
         Command(("qstat", "-B", "-f", "-F", "dsv")),
         Command(("qstat", "-f", "-F", "dsv")),
+        Command(("pbs_rstat", "-f")),
     )
 
 
 def read_discovery(completed: Sequence[Completed], instance: str) -> Discovery:
-    """Return what they showed.
+    """Return what they showed. The reservations may be missing.
 
     Raises:
-        QueueUnreachable: None of them did.
+        QueueUnreachable: None of the others did.
     """
     faults: list[str] = []
     kinds = ("Queue: ", "Name=", "Server: ", "Job Id: ")
-    parts = [_read(answer, kind, faults) for answer, kind in zip(completed, kinds, strict=True)]
+    parts = [_read(answer, kind, faults) for answer, kind in zip(completed, kinds, strict=False)]
     if all(part is None for part in parts):
         raise QueueUnreachable(f"PBS: {one_line('; '.join(faults))}")
     queues, nodes, server, present = parts
@@ -54,6 +56,7 @@ def read_discovery(completed: Sequence[Completed], instance: str) -> Discovery:
     own = islice((queue for queue in queues or () if _takes_jobs(queue)), MOST_ROOMS)
     return Discovery(
         rooms=tuple(_room(queue, nodes, settings) for queue in own),
+        downtimes=_downtimes(completed[len(kinds) :], queues or [], nodes or [], faults),
         positions={} if jobs is None or hidden else _positions(jobs, present or [], ours),
         ours=None if jobs is None else tuple(job for job in jobs if job.name.startswith(ours)),
         hidden=hidden,
@@ -88,6 +91,22 @@ def _read(completed: Completed, kind: str, faults: list[str]) -> list[_Row] | No
     return None
 
 
+def _downtimes(
+    completed: Sequence[Completed], queues: Sequence[_Row], nodes: Sequence[_Row], faults: list[str]
+) -> tuple[Downtime, ...]:
+    """Return the reservations; a maintenance that takes no queue's nodes whole is in nobody's way."""
+    open_queues = [queue for queue in queues if _takes_jobs(queue)]
+    own = {name: {node[0] for node in nodes if _serves(node, name, has)} for name, has in open_queues}
+    known = frozenset(name for name, _ in queues)
+    found = []
+    for each in pbs_reservations.read(completed, known, faults):
+        if not each.maintenance:
+            found.append(each.downtime(frozenset()))
+        elif within := frozenset(name for name, theirs in own.items() if theirs and theirs <= each.nodes):
+            found.append(each.downtime(frozenset() if len(within) == len(own) else within))
+    return tuple(found)
+
+
 def _takes_jobs(queue: _Row) -> bool:
     """Whether a queue is one to submit to: a reservation's is not everybody's."""
     return not re.fullmatch(r"[RSM]\d+", queue[0])
@@ -119,12 +138,12 @@ def _serves(node: _Row, queue: str, values: Mapping[str, str]) -> bool:
 
 
 def _furnished(room: Room, nodes: Sequence[_Row], values: Mapping[str, str]) -> Room:
-    """Return the partition with its nodes' sizes and what is free of them."""
+    """Return the partition with the sizes of its nodes, of which there are some, and what is free of them."""
     up = [has for _, has in nodes if not _AWAY.intersection(has.get("state", "").split(","))]
     every = [has for _, has in nodes]
-    cores = max((_amount(has, "available", "ncpus") for has in every), default=0)
-    memory = max((_memory(has.get("resources_available.mem")) or 0 for has in every), default=0)
-    gpus = max((_amount(has, "available", "ngpus") for has in every), default=0)
+    cores = max(_amount(has, "available", "ncpus") for has in every)
+    memory = max(_memory(has.get("resources_available.mem")) or 0 for has in every)
+    gpus = max(_amount(has, "available", "ngpus") for has in every)
     cap, memory_cap = number(values.get("resources_max.ncpus")), _memory(values.get("resources_max.mem"))
     return replace(
         room,
@@ -163,11 +182,11 @@ def _waiting(values: Mapping[str, str]) -> int | None:
 
 def _positions(jobs: Sequence[JobStatus], present: Sequence[_Row], ours: str) -> Mapping[JobId, int]:
     """Return the places of our waiting jobs: PBS lists jobs in the order in which they came."""
-    counted: dict[str, int] = defaultdict(int)
+    counted: dict[str | None, int] = defaultdict(int)
     found = {}
     for job, (_, values) in zip(jobs, present, strict=True):
         if job.state is JobState.QUEUED:
-            queue = values.get("queue", "")
+            queue = values.get("queue")
             counted[queue] += 1
             if job.name.startswith(ours):
                 found[job.job_id] = counted[queue]

@@ -85,14 +85,14 @@ class _Line(Mapping[str, str]):
     __slots__ = ("_line",)
 
     def __init__(self, line: str) -> None:
-        self._line = line.replace("\\\\", _PAIR).replace("\\|", _BAR) if "\\|" in line else line
+        plain = line.replace("\\\\", _PAIR).replace("\\|", _BAR) if "\\|" in line else line
+        self._line = f"{plain}|"
 
     def __getitem__(self, key: str) -> str:
         start = self._line.find(f"|{key}=") + 1
         if not start:
             raise KeyError(key)
-        end = self._line.find("|", start)
-        value = self._line[start + len(key) + 1 : end if end > 0 else None]
+        value = self._line[start + len(key) + 1 : self._line.index("|", start)]
         return value.replace(_BAR, "\\|").replace(_PAIR, "\\\\") if "\0" in value else value
 
     def get(self, key: str, default: str | None = None) -> str | None:  # type: ignore[override]
@@ -113,7 +113,7 @@ def read_job(identifier: str, values: Mapping[str, str], *, settled: bool = Fals
     Raises:
         QueueUnreachable: It has no name, owner or state, as no job.
     """
-    letter, name, owner = (values.get(key, "") for key in ("job_state", "Job_Name", "Job_Owner"))
+    letter, name, owner = (values.get(key) for key in ("job_state", "Job_Name", "Job_Owner"))
     if not (letter and name and owner):
         raise QueueUnreachable(f"PBS: job {one_line(identifier)} without a name, an owner or a state")
     state, comment = _state(values), _plain(values.get("comment", ""))
@@ -127,10 +127,10 @@ def read_job(identifier: str, values: Mapping[str, str], *, settled: bool = Fals
         state,
         host=_host(values.get("exec_host", "")) if state.on_node or letter == "E" else None,
         comment=token,
-        restarts=_restarts(values.get("run_count", ""), ran=letter not in "QTWH"),
+        restarts=_restarts(values.get("run_count"), ran=letter not in "QTWH"),
         reason=one_line(comment) if waits or state.ended else "",
         native=f"{letter} {values.get('substate', '')}".strip(),
-        starts=time(starts or "") if state is JobState.QUEUED else None,
+        starts=time(starts) if state is JobState.QUEUED else None,
         ends=_end(values) if state is JobState.RUNNING and not settled else None,
     )
 
@@ -150,7 +150,7 @@ def read_end(values: Mapping[str, str]) -> JobEnd:
 
 
 def _state(values: Mapping[str, str]) -> JobState:
-    letter, comment = values.get("job_state", ""), values.get("comment", "")
+    letter, comment = values["job_state"], values.get("comment", "")
     if letter == "F":
         return _ended(values)
     state = STATES.get(letter, JobState.UNKNOWN)
@@ -185,21 +185,21 @@ def _host(exec_host: str) -> str | None:
     return exec_host.partition("+")[0].partition("/")[0] or None
 
 
-def _restarts(run_count: str, *, ran: bool) -> int:
+def _restarts(run_count: str | None, *, ran: bool) -> int:
     """Return how often the job was put back, from how often it was started (now too, if it ``ran``)."""
     return max(0, (number(run_count) or 0) - (1 if ran else 0))
 
 
 def _end(values: Mapping[str, str]) -> datetime | None:
-    began, limit = time(values.get("stime", "")), seconds(values.get("Resource_List.walltime"))
+    began, limit = time(values.get("stime")), seconds(values.get("Resource_List.walltime"))
     if began is None or limit is None:
         return None
     return began + timedelta(seconds=limit)
 
 
-def time(text: str) -> datetime | None:
+def time(text: str | None) -> datetime | None:
     """Return a time as ctime(3) prints it in UTC, which the clients do with TZ=UTC; None if it is none."""
-    found = _TIME.fullmatch(text)
+    found = _TIME.fullmatch(text) if text else None
     if not found or found[1] not in _MONTHS:
         return None
     day, hour, minute, second, year = (int(part) for part in found.groups()[1:])

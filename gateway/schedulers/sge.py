@@ -8,12 +8,13 @@ that is wanted.
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice, repeat
 from typing import ClassVar, TypeVar
 
-from gateway.discovery import Discovery
+from gateway.discovery import Discovery, Downtime
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
-from gateway.schedulers import sge_discovery, sge_why
+from gateway.schedulers import sge_calendars, sge_discovery, sge_projects, sge_why
 from gateway.schedulers.sge_documents import Details, details, not_listed, rows, status
 from gateway.schedulers.text import (
     CHOSEN,
@@ -37,6 +38,7 @@ _NOT_SENT = re.compile(r"Connection refused|can't (?:resolve|connect)|unresolvab
 _UNCLEAR = re.compile(
     r"unable to (?:send|receive|contact)|commlib|reading answer list|got \w+ error|time-?out", re.I
 )
+_ONE_LINE = ("SGE_SINGLE_LINE=1",)
 #: Said of each queue that was not asked for.
 _OTHER_QUEUE = "not contained in its hard queue list"
 
@@ -81,7 +83,10 @@ class Sge:
 
     name: ClassVar[str] = "sge"
     template: ClassVar[str] = "sge.sh.j2"
-    programs: ClassVar[tuple[str, ...]] = ("qsub", "qstat", "qdel", "qalter", "qacct", "qconf", "qhost")
+    programs: ClassVar[tuple[str, ...]] = (
+        *("qsub", "qstat", "qdel", "qalter"),
+        *("qacct", "qconf", "qhost", "qrstat"),
+    )
     directive: ClassVar[str] = "#$"
     resources: ClassVar[Mapping[str, str]] = {
         "pe": "smp",
@@ -203,37 +208,52 @@ class Sge:
         return ends[-1] if ends else None
 
     def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
-        """Return what shows queues, nodes, complexes, our jobs and the waiting ones."""
+        """Return what shows queues, nodes, complexes, our jobs and the waiting ones; then who and when.
+
+        Calendars are in the qmaster's time, which is taken to be the login node's.
+        """
         ours = checked_instance(instance)
         checked_mark(mark)
         return (
-            Command(("qconf", "-sq", "*"), environment=("SGE_SINGLE_LINE=1",)),
+            Command(("qconf", "-sq", "*"), _ONE_LINE),
             Command(("qhost", "-q", "-F", "-xml")),
             Command(("qconf", "-sc")),
             Command(("qstat", "-j", f"{ours}*", "-xml")),
             Command(("qstat", "-u", "*", "-s", "prs", "-r", "-xml")),
+            Command(("qconf", "-sprj"), _ONE_LINE, each=("qconf", "-sprjl")),
+            Command(("qconf", "-su"), _ONE_LINE, each=("qconf", "-sul")),
+            Command(("qconf", "-scal"), _ONE_LINE, each=("qconf", "-scall")),
+            Command(("qconf", "-ssconf")),
+            Command(("qrstat", "-u", "*", "-xml")),
+            Command(("/bin/date", "+%s")),
+            Command(("/usr/bin/base64", "/etc/localtime")),
         )
 
     def read_discovery(self, completed: Sequence[Completed], instance: str, mark: str) -> Discovery:
-        """Return what they showed; Grid Engine hides nobody's jobs."""
+        """Return what they showed; Grid Engine hides nobody's jobs. What is not there was not answered."""
         if all(one.status != 0 for one in completed):
             raise QueueUnreachable(
                 f"qconf: exit status {completed[0].status}: {one_line(completed[0].stderr)}"
             )
-        queues, hosts, complexes, first, second = completed
+        queues, hosts, complexes, first, second, *more = completed
+        projects, lists, *when = islice(chain(more, repeat(Completed(-1))), 7)
         prefix = checked_instance(instance)
         ours = _try(lambda: tuple(_joined(details(first), second, lambda name: name.startswith(prefix))))
         jobs = _try(lambda: tuple(rows(second)))
         held = None if jobs is None else _try(lambda: sge_discovery.held_gpus(complexes, jobs))
         found = _try(lambda: sge_discovery.rooms(queues, hosts, jobs, held))
         if found is None and ours is None and jobs is None:
-            raise QueueUnreachable("nothing that was asked of Grid Engine was answered")
+            raise QueueUnreachable("Grid Engine: nothing that was asked was answered")
+        faults: list[str] = []
         return Discovery(
             rooms=found or (),
+            accounts=_told(lambda: sge_projects.accounts(projects, lists), faults),
+            downtimes=_told(lambda: _downtimes(queues, when, faults), faults) or (),
             positions=sge_discovery.positions(jobs or (), prefix),
             ours=ours,
             hidden=False if jobs is not None else None,
             features=_try(lambda: sge_discovery.features(complexes)) or (),
+            faults=tuple(faults),
         )
 
     def why(self, status: JobStatus) -> str:
@@ -262,8 +282,32 @@ def _try(read: Callable[[], _T]) -> _T | None:
         return None
 
 
+def _told(read: Callable[[], _T], faults: list[str]) -> _T | None:
+    try:
+        return read()
+    except QueueUnreachable as error:
+        faults.append(str(error))
+        return None
+
+
+def _downtimes(queues: Completed, when: Sequence[Completed], faults: list[str]) -> tuple[Downtime, ...]:
+    """Return when queues are closed, and the advance reservations; ``faults`` gets what is not known."""
+    shown, settings, reserved, *clock = when
+    reservations = _told(lambda: sge_calendars.reservations(reserved), faults) or ()
+    known = sge_calendars.calendars(shown, faults)
+    of_queues = sge_discovery.calendars(queues)
+    if not known or not of_queues:
+        return reservations
+    ahead = _told(lambda: sge_calendars.looks_ahead(settings, reservations), faults) or False
+    at = sge_calendars.clock(*clock)
+    return (*reservations, *sge_calendars.closings(of_queues, known, at, ahead=ahead, faults=faults))
+
+
 def _forbidden(line: str, refused: Collection[str]) -> Iterator[str]:
-    """Yield what sites may not set in a line, which may stand anywhere: options, and names after -l."""
+    """Yield what sites may not set in a line, which may stand anywhere: options, and names after -l.
+
+    One with blanks before its ``#$`` is none to qsub (8.1.9), whatever it says; it is refused all the same.
+    """
     text = line.strip()
     words = text.removeprefix("#$").split() if text.startswith("#$") else []
     for option, word in zip(["", *words], words, strict=False):
@@ -315,14 +359,14 @@ def _end(record: Mapping[str, str]) -> JobEnd | None:
 def _which_limit(record: Mapping[str, str]) -> JobState:
     """Return which limit it was: Grid Engine has one number for h_rt, h_cpu and h_vmem."""
     asked = record.get("category", "")
-    limit = re.search(r"\bh_rt=([0-9]{1,9})\b", asked, re.ASCII)
+    limit = re.search(r"\bh_rt=([0-9]{1,9})\b", asked)
     ran = _number(record.get("ru_wallclock", ""))
     early = limit is not None and ran is not None and ran + 60 < int(limit[1])
     return JobState.OUT_OF_MEMORY if early and "h_vmem=" in asked else JobState.WALLTIME
 
 
 def _number(text: str) -> int | None:
-    found = re.match(r"[0-9]{1,9}", text, re.ASCII)
+    found = re.match(r"[0-9]{1,9}", text)
     return int(found[0]) if found else None
 
 

@@ -50,12 +50,13 @@ def rooms(
     waiting = (
         None if jobs is None else Counter(name for job in _waiting(jobs) for name in _wanted(job) or [""])
     )
-    found = (
-        _room(queue, instances.get(queue["qname"], []), waiting)
-        for queue in _queues(answered(queues, "qconf"))
-        if "BATCH" in queue.get("qtype", "")
-    )
+    found = (_room(queue, instances.get(queue["qname"], []), waiting) for queue in _batch_queues(queues))
     return tuple(islice(found, MOST_ROOMS))
+
+
+def calendars(queues: Completed) -> Mapping[str, str]:
+    """Return what ``qconf -sq *`` says of the batch queues' calendars, by queue."""
+    return {queue["qname"]: queue.get("calendar", "NONE") for queue in _batch_queues(queues)}
 
 
 def positions(jobs: Iterable[Row], prefix: str) -> Mapping[JobId, int]:
@@ -101,6 +102,10 @@ def held_gpus(completed: Completed, jobs: Iterable[Row]) -> Held:
         for kind in kinds & job.requests.keys() if job.host else ():
             held[kind][job.host] += _count(job.requests[kind])
     return held
+
+
+def _batch_queues(queues: Completed) -> Iterator[dict[str, str]]:
+    return (queue for queue in _queues(answered(queues, "qconf")) if "BATCH" in queue.get("qtype", ""))
 
 
 def _queues(text: str) -> Iterator[dict[str, str]]:

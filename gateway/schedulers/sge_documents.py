@@ -69,6 +69,10 @@ class Details:
     reasons: list[str] = field(default_factory=list)
 
 
+#: Of a job that only ``qstat -u`` has, which says the rest.
+_NO_DETAILS = Details("", "", "")
+
+
 def answered(completed: Completed, program: str) -> str:
     """Return what a program printed, if it answered.
 
@@ -204,7 +208,7 @@ def state(letters: str) -> JobState:
 def status(row: Row, more: Details | None) -> JobStatus:
     """Return a job from both listings; ``more`` is None where the first did not have it yet."""
     meaning = state(row.letters)
-    more = more or Details(row.job_id, row.name, row.user)
+    more = more or _NO_DETAILS
     ends = None
     if meaning.on_node and more.started and more.walltime:
         ends = datetime.fromtimestamp(more.started, UTC) + timedelta(seconds=more.walltime)

@@ -62,8 +62,11 @@ _WHY: tuple[tuple[str, str], ...] = (
         "Your job waits for other jobs to end. It starts by itself after them.",
     ),
     (
-        r"advance reservation|reserved",
-        "The nodes are reserved for others at the moment. Your job starts by itself after that.",
+        r"reservation|reserved",
+        (
+            "What your job needs is reserved before it would end, for other jobs or a downtime. It starts by "
+            "itself after that; with a shorter walltime it may start before."
+        ),
     ),
     (r"only offers|offers only|full|overload", _NO_ROOM),
     (

@@ -6,7 +6,13 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 from gateway.discovery import Discovery
-from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
+from gateway.errors import (
+    CancelRefused,
+    NotEndedYet,
+    QueueUnreachable,
+    SubmitOutcomeUnknown,
+    SubmitRefused,
+)
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
 from gateway.schedulers import slurm_discovery, slurm_header, slurm_why
 from gateway.schedulers.slurm_why import reason_word
@@ -173,8 +179,7 @@ class Slurm:
         Times come as seconds since 1970 (SLURM_TIME_FORMAT in squeue(1)): the login node's zone is not known.
         """
         field, row = _separators(mark)
-        suffixes = [field] * (len(_FIELDS) - 1) + [row]
-        layout = ",".join(f"{name}:{suffix}" for name, suffix in zip(_FIELDS, suffixes, strict=True))
+        layout = f":{field},".join(_FIELDS) + f":{row}"
         names = checked_names(asked)
         only = (f"--name={','.join(names)}",) if len(names) <= _MOST_NAMES else ()
         return (Command(("squeue", "-h", "-a", "-t", "all", *only, "-O", layout), _SECONDS),)
@@ -233,7 +238,7 @@ class Slurm:
         _, uid, native, code, reason, nodes, _ = rows[-1]
         state = _state(native, "")
         if state is not JobState.UNKNOWN and not state.ended:
-            raise QueueUnreachable(f"sacct: job {job.job_id} is {one_line(native)} still")
+            raise NotEndedYet(f"sacct: job {job.job_id} is {one_line(native)} still")
         by, exited = _BY.fullmatch(native), _EXIT.fullmatch(code)
         return JobEnd(
             state,

@@ -21,6 +21,7 @@ from gateway.schedulers.text import checked_instance, checked_mark, no_answer, o
 
 _NODES = ("PartitionName", "CPUsState", "Gres", "GresUsed", "Memory", "CPUs", "NodeAIOT", "Features")
 _JOBS = ("JobID", "State", "Partition", "PriorityLong", "UserName", "Reason", "Name")
+_PEOPLE = ("cluster", "user", "admin", "account", "partition", "qos")
 _SECONDS = ("SLURM_TIME_FORMAT=%s",)
 #: Waiting for these a job is not before others.
 _NOT_IN_LINE = re.compile(r"JobHeld|Dependency|BeginTime|.*held|Partition(TimeLimit|NodeLimit|Config)", re.I)
@@ -51,7 +52,7 @@ def commands(instance: str, mark: str) -> Sequence[Command]:
         Command(("sinfo", "-h", "-a", "-O", nodes), _SECONDS),
         Command(("squeue", "-h", "-a", "-O", f"{jobs},Reason:~{mark}~,Name:~{mark}."), _SECONDS),
         Command(("scontrol", "-o", "show", "reservation"), _SECONDS),
-        Command(("sacctmgr", "-nP", "show", "assoc", "format=user,account,partition,qos")),
+        Command(("sacctmgr", "-nP", "show", "user", "withassoc", f"format={','.join(_PEOPLE)}")),
         Command(("scontrol", "show", "config")),
     )
 
@@ -84,15 +85,17 @@ def read(
     in_line = (
         None if rows is None else Counter(name for row in rows if row.in_line for name in row.partitions)
     )
-    associations = None if accounts is None else _associations(accounts)
+    people = [row for line in _lines(accounts or "") if len(row := line.split("|")) == len(_PEOPLE)]
+    associations = _associations(people, _setting(config or "", "ClusterName"))
     return Discovery(
         rooms=tuple(_room(line, own.get(line["PartitionName"], []), in_line) for line in words),
-        accounts=_by_user(associations, 1),
-        qos=_by_user(associations, 3),
+        accounts=_by_user(associations, 3),
+        qos=_by_user(associations, 5),
         downtimes=tuple(_downtimes(reservations or "", words)),
         positions=_positions(rows or (), checked_instance(instance)),
         ours=None if rows is None else tuple(_ours(rows, checked_instance(instance), state)),
         hidden=_hidden(_setting(config or "", "PrivateData"), rows),
+        operators=frozenset(row[1] for row in people if row[2] in ("Operator", "Administrator")),
         features=tuple(sorted({word for part in slices for word in part.features})),
         faults=(
             *_faults(completed),
@@ -232,7 +235,7 @@ def _free_gpus(slices: Sequence[_Slice]) -> Mapping[str, int]:
 def _gpus(text: str) -> dict[str, int]:
     """Return the GPUs of ``gpu:a100:4(S:0-1),gpu:h100:2,nvme:1`` by type; "" is one without."""
     found: dict[str, int] = {}
-    for kind, count in _GPU.findall(re.sub(r"\([^()]*\)", "", text)):
+    for kind, count in _GPU.findall(text):
         found[kind] = found.get(kind, 0) + int(count)
     return {kind: count for kind, count in found.items() if count}
 
@@ -325,9 +328,9 @@ def _ours(rows: Iterable[_Row], ours: str, state: Callable[[str, str], JobState]
 
 
 def _hidden(private_data: str | None, rows: Sequence[_Row] | None) -> bool | None:
-    """Return whether others' jobs are hidden from us.
+    """Return whether others' jobs are hidden from us, unless we are one of Slurm's operators.
 
-    PrivateData does not count for Slurm's operators, who are known by what they see.
+    Without accounting there is no list of these: they are known by what they see.
     """
     if private_data is None:
         return None
@@ -370,10 +373,16 @@ def _allowed(text: str) -> frozenset[str]:
     return frozenset(word for word in (_names(text) or ()) if not word.startswith("-"))
 
 
-def _associations(text: str) -> list[list[str]]:
-    """Return the rows of people; those without a user are the accounts themselves."""
-    rows = [line.split("|") for line in text.splitlines()]
-    return [row for row in rows if len(row) == 4 and row[0]]
+def _associations(people: Sequence[list[str]], cluster: str | None) -> Sequence[list[str]] | None:
+    """Return the rows of this cluster, None if they are not all told.
+
+    slurmdbd has those of other clusters too, whatever SLURM_CLUSTERS says. With PrivateData=accounts it shows
+    to who is no operator their own; all of them are root's and at least somebody's.
+    """
+    clusters = {row[0] for row in people}
+    here = {cluster} if cluster else clusters if len(clusters) == 1 else set()
+    own = [row for row in people if row[0] in here]
+    return own if len({row[1] for row in own}) > 1 else None
 
 
 def _by_user(rows: Sequence[Sequence[str]] | None, column: int) -> Mapping[str, tuple[str, ...]] | None:
@@ -381,5 +390,5 @@ def _by_user(rows: Sequence[Sequence[str]] | None, column: int) -> Mapping[str, 
         return None
     found: dict[str, dict[str, None]] = {}
     for row in rows:
-        found.setdefault(row[0], {}).update(dict.fromkeys(word for word in row[column].split(",") if word))
+        found.setdefault(row[1], {}).update(dict.fromkeys(word for word in row[column].split(",") if word))
     return {user: tuple(words) for user, words in found.items()}

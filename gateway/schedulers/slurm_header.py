@@ -105,7 +105,7 @@ def faults(header: str, chosen: Collection[str]) -> tuple[str, ...]:
     found = []
     for number, line in enumerate(header.split("\n"), 1):
         directive = _DIRECTIVE.match(line)
-        if directive and (fault := next(_faults_of(directive[1], directive[2], refused), "")):
+        if directive and (fault := next(_faults_of(directive[1], directive[2], refused), None)):
             found.append(f"line {number}: {fault}.")
     return tuple(found)
 

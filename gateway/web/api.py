@@ -203,13 +203,15 @@ class Orphans(Api):
     """``/hub/api/orphans``: this gateway's jobs that no server answers for, for administrators."""
 
     async def get(self) -> None:
-        """Tell which, whose, since when, and when they are cancelled."""
+        """Tell which, whose, since when, when they are cancelled, and on which clusters nobody looks."""
         if not self.user.admin:
             raise Forbidden("orphans are for administrators")
         orphans = self.services.orphans
         known = await orphans.all() if orphans else ()
+        views = sorted(self.services.views.items())
         self.finish(
             {
+                "not_looked_for_on": [name for name, view in views if view.discovery.hidden],
                 "orphans": [
                     {
                         "cluster": orphan.cluster,
@@ -221,7 +223,7 @@ class Orphans(Api):
                         "cancelled": _time(orphan.cancelled) if orphan.cancelled else None,
                     }
                     for orphan in known
-                ]
+                ],
             }
         )
 

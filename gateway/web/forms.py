@@ -62,8 +62,7 @@ def _free(room: Room) -> Iterator[str]:
     ):
         if free is not None:
             yield f"{free} {noun}" if all_of_them is None else f"{free} of {all_of_them} {noun}"
-    for kind, count in (room.free_gpus or {}).items():
-        yield f"{count} {kind} GPU{'' if count == 1 else 's'}".replace("  ", " ")
+    yield from (options.count_gpus(count, kind) for kind, count in (room.free_gpus or {}).items())
 
 
 class Spawn(Home):

@@ -1,4 +1,4 @@
-"""The lab on the command line: ``python -m tests.lab up|down|run|in|env``."""
+"""The lab on the command line: ``python -m tests.lab up|down|run|in|gateway|env``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.lab import environment
+from tests.lab import environment, gateway
 from tests.lab.lab import Lab
-from tests.lab.nodes import LabError
+from tests.lab.nodes import LabError, Node
 
 ENV_FILE = environment.REPOSITORY / "var" / "lab.env"
 
@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"The gateway: {lab.url}\nIts certificate authority: {lab.authority}")
         for name in ("alice", "bob", "carol"):
             print(f"  {name}  {lab.passwords[name]}")
+        print(f"Its commands: {sys.executable} -m tests.lab gateway doctor lab --user alice --job")
         print("Ctrl-C ends it.", flush=True)
         while True:
             time.sleep(3600)
@@ -71,9 +72,23 @@ def inside(options: argparse.Namespace) -> int:
     node = lab.nodes.get(options.node)
     if node is None:
         raise LabError(f"there is no node {options.node}; there are {', '.join(lab.nodes)}")
-    variables = node.environment(options.user, {"TERM": os.environ.get("TERM", "dumb")})
-    words = node.command(options.words or ["bash"], options.user, variables["HOME"])
-    os.execvpe(words[0], words, variables)
+    _become(node, options.words or ["bash"], options.user)
+    return 0
+
+
+def gateway_command(options: argparse.Namespace) -> int:
+    """Run a command of the gateway where the lab's gateway runs, as its user."""
+    words = [gateway.PYTHON, "-m", "gateway.cli", *options.words]
+    _become(_attach(options).hub, words, "gateway", {"PYTHONPATH": gateway.SOURCE})
+    return 0
+
+
+def _become(
+    node: Node, words: Sequence[str], user: str | None, more: Mapping[str, str] | None = None
+) -> None:
+    variables = node.environment(user, {"TERM": os.environ.get("TERM", "dumb"), **(more or {})})
+    command = node.command(words, user, variables["HOME"])
+    os.execvpe(command[0], command, variables)
 
 
 def env(options: argparse.Namespace) -> int:
@@ -129,12 +144,15 @@ def _parser() -> argparse.ArgumentParser:
         ("run", run, [common, new]),
         ("down", down, [common]),
         ("in", inside, [common]),
+        ("gateway", gateway_command, [common]),
         ("env", env, [common]),
     ):
         one = commands.add_parser(name, help=command.__doc__, parents=parents)
         one.set_defaults(command=command)
         if command is down:
             one.add_argument("--keep", action="store_true", help="keep the state directory, for its logs")
+        if command is gateway_command:
+            one.add_argument("words", nargs=argparse.REMAINDER, help="as in: doctor lab --user alice")
         if command is inside:
             one.add_argument("--user", help="whom to run it as; root by default")
             one.add_argument("node", help="login, cn1, cn2 or hub")

@@ -48,7 +48,11 @@ SLURM = Cluster("lab", 0, "login", ("cn1", "cn2"))
 #: Grid Engine and PBS: started on demand, see Lab.add_cluster().
 SGE = Cluster("labsge", 1, "sgelogin", ("sgen1",))
 PBS = Cluster("labpbs", 2, "pbslogin", ("pbsn1",))
-CLUSTERS = (SLURM, SGE, PBS)
+#: Slurm with its accounting: started on demand too.
+ACCOUNTING = Cluster("labacct", 3, "acctlogin", ("acctn1", "acctn2", "acctn3"))
+#: Another login node of the first cluster, see Lab.add_login_node().
+SECOND = Cluster("lab", 9, "otherlogin", ())
+CLUSTERS = (SLURM, SGE, PBS, ACCOUNTING, SECOND)
 
 
 def hosts_inside() -> str:

@@ -18,6 +18,8 @@ DEFAULT = REPOSITORY / "var" / "lab-venv"
 PROGRAMS = {
     "/usr/sbin/slurmctld": "slurmctld",
     "/usr/sbin/slurmd": "slurmd",
+    "/usr/sbin/slurmdbd": "slurmdbd",
+    "/usr/sbin/mariadbd": "mariadb-server-core",
     "/usr/sbin/munged": "munge",
     "/usr/sbin/sge_qmaster": "gridengine-master",
     "/usr/sbin/sge_execd": "gridengine-exec",

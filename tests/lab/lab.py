@@ -20,8 +20,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.lab import certificates, directory, environment, gateway, network, staging
+from tests.lab.accounting import AccountingCluster, remove_cgroups
 from tests.lab.accounts import BY_NAME, write_private
-from tests.lab.clusters import SLURM, Cluster
+from tests.lab.clusters import SECOND, SLURM, Cluster
 from tests.lab.daemons import Daemon
 from tests.lab.nodes import LabError, Node, Process, end_processes, start_node, wait_until
 from tests.lab.pbs import PbsCluster
@@ -107,6 +108,7 @@ class Lab:
     def down(self, *, keep: bool = False) -> None:
         """End exactly the lab's processes and, unless ``keep``, remove its state directory. Twice is fine."""
         end_processes(self.mark)
+        remove_cgroups(self.mark)
         if keep:
             return
         if self.state.exists():
@@ -179,6 +181,15 @@ class Lab:
         self.daemon(f"sshd-{cluster.login}").start()
         return self.nodes[cluster.login]
 
+    def add_login_node(self) -> Node:
+        """Start another login node of Slurm's cluster and return it. Twice is fine."""
+        fresh = SECOND.login not in self.nodes
+        node = self.add_cluster(SECOND)
+        if fresh:
+            network.join(self.nodes, SLURM, SECOND)
+        self.daemon(f"munged-{node.name}").start()
+        return node
+
     @property
     def pbs(self) -> PbsCluster:
         """PBS, on nodes of its own; its start() makes them."""
@@ -188,6 +199,11 @@ class Lab:
     def sge(self) -> SgeCluster:
         """Grid Engine, on nodes of its own; its start() makes them."""
         return SgeCluster(self)
+
+    @property
+    def accounting(self) -> AccountingCluster:
+        """Slurm with slurmdbd, on nodes of its own; its start() makes them."""
+        return AccountingCluster(self)
 
     def _start_cluster(self) -> None:
         for name in ("login", *staging.COMPUTE_NODES):

@@ -35,6 +35,17 @@ def connect(nodes: Mapping[str, Node], cluster: Cluster) -> None:
         _ip(nodes[name], [f"addr add {inside[name]}/24 dev eth0", "link set eth0 up"])
 
 
+def join(nodes: Mapping[str, Node], cluster: Cluster, other: Cluster) -> None:
+    """Let a login node see the inside of another cluster, as that one's second login node."""
+    node, (subnet, _, _) = nodes[other.login], cluster.inside[cluster.login].rpartition(".")
+    lines = [
+        f"link add v{node.name} type veth peer name eth0 netns {node.pid}",
+        f"link set v{node.name} master br0 up",
+    ]
+    _ip(nodes[cluster.login], lines)
+    _ip(node, [f"addr add {subnet}.2/24 dev eth0", "link set eth0 up"])
+
+
 def only_sshd(login: Node) -> None:
     """Let the hub reach nothing of a login node but its sshd, whatever else listens there on every address.
 

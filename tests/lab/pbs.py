@@ -14,7 +14,7 @@ from tests.lab.daemons import Daemon
 from tests.lab.nodes import wait_until
 from tests.lab.ondemand import OnDemand
 
-PROGRAMS = ("qsub", "qstat", "qdel", "qalter", "qselect", "pbsnodes")
+PROGRAMS = ("qsub", "qstat", "qdel", "qalter", "qselect", "pbsnodes", "pbs_rstat")
 #: Where the cluster's nodes find it.
 PREFIX = "/srv/pbs"
 _SOURCE = Path(__file__).with_name("fakepbs")
@@ -115,7 +115,8 @@ class PbsCluster(OnDemand):
     def stop(self) -> None:
         """End jobs and daemons, and take the faults and the site config away; start() brings all back."""
         self.server.thaw()
-        self.control(history=True, query_other_jobs=True, lose_submits=False, nodes=_NODES, queues=_QUEUES)
+        self.control(history=True, query_other_jobs=True, lose_submits=False)
+        self.control(nodes=_NODES, queues=_QUEUES, reservations=[])
         self.clear_jobs()
         self.mom.stop()
         self.server.stop()

@@ -37,7 +37,14 @@ class LiveScheduler:
 
     def run(self, command: Command, user: str, cwd: str | None = None) -> Completed:
         environment = ENVIRONMENT | dict(word.split("=", 1) for word in command.environment)
-        done = self.login.run(command.words, user=user, env=environment, cwd=cwd)
+        words: Sequence[str] = command.words
+        if command.each:
+            listed = self.login.run(command.each, user=user, env=environment, cwd=cwd)
+            if listed.returncode:
+                return Completed(listed.returncode, listed.stdout, listed.stderr)
+            program, option = command.words
+            words = [program, *(word for name in listed.stdout.split() for word in (option, name))]
+        done = self.login.run(words, user=user, env=environment, cwd=cwd)
         return Completed(done.returncode, done.stdout, done.stderr)
 
     def directory(self, name: str, walltime: int) -> str:
@@ -93,6 +100,7 @@ def check(live: LiveScheduler) -> None:
     assert room is not None
     assert room.max_walltime == live.longest
     assert [one.name for one in found.ours or ()] == [names[1]]
+    assert found.faults == ()
 
     scheduler.read_cancel(live.run(scheduler.cancel_command(job_id), live.person))
     wait_until(lambda: all(one.state.ended for one in live.listed(job)), "the job has ended", 20, 0.2)

@@ -18,6 +18,8 @@ _LIES = (
     ("RUN", "1", "HOST", "20001"),
     ("RUN", "0", "login", "20001"),
     ("RUN", "0", "HOST", "6817"),
+    ("RUN", "0", "HOST", "30000"),
+    ("RUN", "0", "HOST", "http"),
 )
 #: Seconds in which there is a listing: they come every 2 s while a server starts.
 _A_LISTING = 2.6

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab, gateway
-from tests.lab.nodes import wait_until
+from tests.lab.nodes import Node, wait_until
 from tests.live.client import Person
 
 SITE_D = "/etc/gateway/site.d"
@@ -179,3 +181,105 @@ def test_render_prints_what_is_submitted_with_the_sites_header(cluster: Lab, ali
         alice.stop()
     same = re.escape(shown.stdout).replace("0" * 16, "[0-9a-f]{16}").replace("a" * 10, server_id)
     assert re.fullmatch(same, submitted), submitted
+
+
+# --- two login nodes --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def second(cluster: Lab) -> Iterator[Node]:
+    """Another login node of the cluster, for jobs and tunnels too."""
+    node = cluster.add_login_node()
+    node.run(["mkdir", "-p", "-m", "755", SITE_D], check=True)
+    two = gateway.SITE_CONFIG.replace("hosts: [login]", "hosts: [login, otherlogin]", 1)
+    cluster.stop_gateway()
+    (cluster.state / "hub/sites/lab.yaml").write_text(two)
+    cluster.start_gateway()
+    try:
+        yield node
+    finally:
+        cluster.sshd.start()
+        for name in ("sshd", "munged"):
+            cluster.daemon(f"{name}-otherlogin").stop()
+
+
+def put_on(node: Node, text: str) -> None:
+    """Let a login node have one drop-in, root's, with this text."""
+    node.run(["sh", "-euc", 'rm -f "$1"/*; cat >"$1"/10.yaml', "sh", SITE_D], input=text, check=True)
+
+
+def clusters_page(carol: Person) -> str:
+    """Have the gateway read all login nodes, and return what its page of clusters says then, without tags."""
+    assert carol.submit("/hub/clusters").status == 303
+    text = carol.open(f"{carol.hub}/hub/clusters").text
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def test_of_login_nodes_that_disagree_both_are_shown_and_the_first_counts(
+    cluster: Lab, second: Node, alice: Person
+) -> None:
+    carol = Person(cluster, "carol").login()
+    put_on(cluster.login, TITLED.format("Of the first"))
+    put_on(second, TITLED.format("Of the first"))
+    assert "do not have the same" not in clusters_page(carol)
+    rows = [rf"{node} {SITE_D}/10\.yaml \d+ [0-9a-f]{{12}} " for node in ("login", "otherlogin")]
+
+    put_on(second, TITLED.format("Of the second"))
+    page = clusters_page(carol)
+    assert (
+        "login and otherlogin do not have the same drop-ins: those of login count; copy them to otherlogin"
+        in page
+    )
+    assert re.search(f"{rows[0]}yes {rows[1]}no: login says something else", page), page
+    assert ("Of the first" in form(alice), "Of the second" in form(alice)) == (True, False)
+    assert "note: Login nodes login and otherlogin do not have the same" in reload(cluster).stdout
+
+    second.run(["chown", "alice", f"{SITE_D}/10.yaml"], check=True)
+    page = clusters_page(carol)
+    assert "those of login count; copy them" in page
+    assert f"otherlogin:{SITE_D}/10.yaml: belongs to alice, not to root" in page
+    assert "Nothing of these drop-ins is used" not in page
+
+    put_on(second, TITLED.format("Of the second"))
+    cluster.login.run(["chown", "alice", f"{SITE_D}/10.yaml"], check=True)
+    page = clusters_page(carol)
+    assert f"login:{SITE_D}/10.yaml: belongs to alice, not to root" in page
+    assert "Nothing of these drop-ins is used: the last good ones stay" in page
+    assert "those of login count; mend them, and copy them to otherlogin" in page
+    assert re.search(f"{rows[1]}no: login says something else", page), page
+    assert ("Of the first" in form(alice), "Of the second" in form(alice)) == (True, False)
+
+
+def silence(lab: Lab, node: Node) -> None:
+    """Kill a login node's sshd, and all connections to it."""
+    lab.daemon("sshd" if node is lab.login else f"sshd-{node.name}").stop(signal.SIGKILL)
+    for process in node.processes():
+        if process.argv[0].startswith("sshd:"):
+            process.kill()
+
+
+def test_a_login_node_that_does_not_answer_is_named_and_the_next_one_counts(
+    cluster: Lab, second: Node, alice: Person
+) -> None:
+    carol = Person(cluster, "carol").login()
+    put_on(cluster.login, TITLED.format("Of the first"))
+    put_on(second, TITLED.format("Of the second"))
+    silence(cluster, second)
+    page = clusters_page(carol)
+    assert (
+        "Login node otherlogin does not answer, so nobody knows whether its drop-ins are the same: " in page
+    )
+    assert "do not have the same drop-ins" not in page
+    assert "Of the first" in form(alice)
+    cluster.daemon("sshd-otherlogin").start()
+    silence(cluster, cluster.login)
+    page = clusters_page(carol)
+    assert "Login node login does not answer" in page
+    assert "Login node otherlogin does not answer" not in page
+    assert "The scheduler does not say what there is" not in page.partition("by certificate")[0]
+    assert "Of the second" in form(alice)
+    cluster.sshd.start()
+    page = clusters_page(carol)
+    assert "does not answer, so nobody knows" not in page
+    assert "those of login count" in page
+    assert "Of the first" in form(alice)

@@ -1,4 +1,4 @@
-"""How servers end on a real cluster, and what their owners are told: what happened, and the next step."""
+"""How servers end on real Slurm and Grid Engine, and what their owners are told: what happened, what next."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Lab, gateway
+from tests.lab import Lab, gateway, sge
 from tests.lab.nodes import wait_until
 from tests.lab.staging import COMPUTE_NODES
 from tests.live.calls import Admin
@@ -17,10 +17,16 @@ from tests.live.calls import Admin
 _APPLICATIONS = """\
   - {name: fails, title: It fails, command: [/srv/fails]}
   - {name: mute, title: It says nothing, command: [/srv/mute]}
+  - {name: eats, title: It takes all memory, command: [/srv/eats]}
 """
+#: What Grid Engine itself ends a job for: its resource for free memory is a promise only.
+_LIMITED = "script: {resources: {memory: h_vmem}}\n"
 _PROGRAMS = {
     "fails": "#!/bin/sh\necho 'no such module: numpy' >&2\nexit 3\n",
     "mute": "#!/bin/sh\nexec sleep 300\n",
+    "eats": "#!/bin/sh\n"
+    + 3 * "python3 -c 'import time; x = bytes(150_000_000); time.sleep(300)' &\n"
+    + "wait\n",
 }
 
 
@@ -31,6 +37,8 @@ def admin(lab: Lab) -> Iterator[Admin]:
         path = lab.state / "srv" / name
         path.write_text(text)
         path.chmod(0o755)
+    lab.sge.start()
+    lab.sge.write_site_config(sge.SITE_CONFIG + _APPLICATIONS + _LIMITED)
     lab.stop_gateway()
     lab.write_gateway_config(gateway.SITE_CONFIG + _APPLICATIONS)
     lab.start_gateway()
@@ -39,9 +47,25 @@ def admin(lab: Lab) -> Iterator[Admin]:
     finally:
         lab.login.run(["scontrol", "update", "NodeName=cn2", "State=RESUME"])
         lab.stop_gateway()
+        lab.sge.stop()
         lab.clear_jobs()
         lab.write_gateway_config()
         lab.start_gateway()
+
+
+@pytest.fixture(scope="module")
+def on_grid_engine(admin: Admin) -> dict[str, str]:
+    """Servers on Grid Engine, by how they are to end: one takes a minute."""
+    choices = {"cluster": "labsge", "partition": "short.q", "walltime": "5m", "gpus": "0"}
+    special = {
+        "walltime": {"walltime": "1m"},
+        "memory": {"application": "eats", "memory": "300M"},
+        "fails": {"application": "fails"},
+    }
+    return {
+        name: admin.start("bob", name, **(choices | {"application": "mute"} | special.get(name, {})))
+        for name in ("walltime", "memory", "fails", "deleted")
+    }
 
 
 def kill_application(lab: Lab, server_id: str) -> bool:
@@ -61,6 +85,7 @@ def _environment(pid: int) -> str:
         return ""
 
 
+@pytest.mark.usefixtures("on_grid_engine")
 def test_each_end_is_told_with_its_reason_and_the_next_step(lab: Lab, admin: Admin) -> None:
     choices = {"application": "mute", "memory": "50M", "walltime": "10m"}
     ids = {name: admin.start("alice", name, **choices) for name in ("cancelled", "killed")}
@@ -110,3 +135,14 @@ def test_a_job_that_waits_says_why_its_place_and_what_is_in_its_way(lab: Lab, ad
         admin.wait(server_id, "ended")
     finally:
         lab.login.run(["scontrol", "delete", "ReservationName=downtime"], check=True)
+
+
+def test_grid_engines_accounting_tells_what_has_ended_a_job(
+    lab: Lab, admin: Admin, on_grid_engine: dict[str, str]
+) -> None:
+    deleted = admin.wait(on_grid_engine["deleted"], "starting")["job_id"]
+    lab.sge.login.run(["qdel", deleted], check=True)
+    rows = {name: admin.wait(server_id, "ended", 90) for name, server_id in on_grid_engine.items()}
+    for name, row in rows.items():
+        shown = lab.sge.login.run(["qacct", "-j", row["job_id"]]).stdout
+        print(name, row["reason"], row["message"], shown)

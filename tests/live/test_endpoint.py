@@ -2,75 +2,34 @@
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import hmac
 import os
 import secrets
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab import Lab, gateway
-from tests.lab import forward as forward_module
 from tests.lab.accounts import BY_NAME
-from tests.lab.nodes import Node, wait_until
-from tests.lab.staging import COMPUTE_NODES, HOST
+from tests.lab.nodes import wait_until
+from tests.lab.staging import COMPUTE_NODES
+from tests.live.callback import Calls, calling, told
 from tests.live.calls import Admin
 from tests.live.client import Person
+from tests.live.lies import MUTE, install_mute
 
 _BIN = "/srv/denying"
 _SITE_CONFIG = gateway.SITE_CONFIG.replace(
     "act_as: sudo\n", f"act_as: sudo\n  callback: true\n  bin: {_BIN}\n", 1
 )
-#: Takes Jupyter's arguments, and listens nowhere.
-_MUTE = "  - {name: mute, title: It says nothing, command: [/srv/mute]}\n"
 _DENYING = """\
 #!/bin/sh
 [ "$1" != update ] || { echo 'slurm_update error: Access/permission denied' >&2; exit 1; }
 exec /usr/bin/scontrol "$@"
 """
 _PROGRAMS = ("sbatch", "squeue", "scancel", "sacct", "sinfo", "sacctmgr")
-_NEW_NET = 0x40000000  # CLONE_NEWNET, setns(2)
-
-
-def listening_inside(node: Node, port: int) -> socket.socket:
-    """Return a socket that listens on a node's own loopback: sockets stay where they were made."""
-    made: list[socket.socket] = []
-
-    def make() -> None:
-        descriptor = os.open(f"/proc/{node.pid}/ns/net", os.O_RDONLY)
-        try:
-            if not ctypes.CDLL(None, use_errno=True).setns(descriptor, _NEW_NET):
-                made.append(socket.create_server(("127.0.0.1", port)))
-        finally:
-            os.close(descriptor)
-
-    thread = threading.Thread(target=make)  # setns moves one thread, which ends
-    thread.start()
-    thread.join()
-    return made[0]
-
-
-def relay(lab: Lab, node: str) -> subprocess.Popen[Any]:
-    """Let jobs on a compute node reach the hub's address, as they may on many clusters."""
-    with listening_inside(lab.nodes[node], lab.port) as listening:
-        fd = listening.fileno()
-        words = [
-            gateway.PYTHON,
-            "-I",
-            "-c",
-            Path(forward_module.__file__).read_text(),
-            str(fd),
-            str(lab.port),
-        ]
-        return lab.popen("hub", words, pass_fds=(fd,), stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")
@@ -80,22 +39,16 @@ def relays(lab: Lab) -> Iterator[Mapping[str, subprocess.Popen[Any]]]:
     (srv / "denying").mkdir()
     for name in _PROGRAMS:
         (srv / "denying" / name).symlink_to(f"/usr/bin/{name}")
-    for path, text in ((srv / "denying/scontrol", _DENYING), (srv / "mute", "#!/bin/sh\nexec sleep 300\n")):
-        path.write_text(text)
-        path.chmod(0o755)
-    (srv / "hub-ca.pem").write_text(lab.authority.read_text())
+    (srv / "denying/scontrol").write_text(_DENYING)
+    (srv / "denying/scontrol").chmod(0o755)
+    install_mute(lab)
     lab.stop_gateway()
-    lab.write_gateway_config(f"{_SITE_CONFIG}{_MUTE}")
-    with (lab.state / "hub/gateway_config.py").open("a") as config:
-        config.write(f'c.Gateway.callback_ca = "{gateway.ETC}/ca.pem"\n')
-    lab.start_gateway()
-    running = {node: relay(lab, node) for node in COMPUTE_NODES}
+    lab.write_gateway_config(_SITE_CONFIG + MUTE)
     try:
-        yield running
+        with calling(lab, *COMPUTE_NODES) as running:
+            lab.start_gateway()
+            yield running
     finally:
-        for each in running.values():
-            each.kill()
-            each.wait()
         lab.stop_gateway()
         lab.clear_jobs()
         lab.write_gateway_config()
@@ -105,12 +58,6 @@ def relays(lab: Lab) -> Iterator[Mapping[str, subprocess.Popen[Any]]]:
 @pytest.fixture(scope="module")
 def admin(lab: Lab, relays: object) -> Admin:
     return Admin(lab)
-
-
-def told(admin: Admin, server_id: str) -> list[str]:
-    """Return what the timeline says of how a server's place was learnt; it is written a little later."""
-    wait_until(lambda: "endpoint" in admin.story(server_id), "the timeline is written", 5)
-    return admin.story(server_id)["endpoint"]
 
 
 def test_a_job_that_may_not_publish_calls_and_one_that_cannot_call_is_read(
@@ -138,31 +85,6 @@ def test_a_job_that_may_not_publish_calls_and_one_that_cannot_call_is_read(
         assert person.call("GET", "api/status", server="work").status == 200
         assert calls.call(server_id, calls.proof(server_id, person.name), "20001") == 409
         admin.stop(person.name, "work")
-
-
-class Calls:
-    """A compute node's user, who calls the hub."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-
-    def proof(self, server_id: str, user: str = "alice") -> str:
-        """Return what the job of a server shows, from its own file."""
-        path = self._lab.state / f"home/{user}/.gateway/{server_id}"
-        header = (path / "callback").read_text()
-        token = (path / "token").read_text()
-        expected = hmac.new(token.encode(), b"callback", hashlib.sha256).hexdigest()
-        assert header == f"Authorization: Bearer {expected}\n"
-        return expected
-
-    def call(self, server_id: str, proof: str | None, body: str) -> int:
-        """Call from a compute node; return the status."""
-        words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", "/srv/hub-ca.pem"]
-        words += ["-H", f"Authorization: Bearer {proof}"] if proof is not None else []
-        url = f"https://{HOST}:{self._lab.port}/hub/api/callback/{server_id}"
-        words += ["-H", "Content-Type: text/plain", "--data-binary", body, url]
-        done = self._lab.run("cn1", words, user="bob", check=True)
-        return int(done.stdout)
 
 
 #: What a job's owner may write into its comment: RUN and HOST stand for what is true.

@@ -168,6 +168,6 @@ def test_a_job_from_after_the_backup_is_shown_and_only_after_the_grace_cancelled
     assert {name[-10:] for name in jobs(lab)} == {known, theirs}
     assert admin.row(known)["phase"] == "starting"
     assert theirs_starts()
-    assert second.call("GET", "/orphans") == {"orphans": []}
+    assert second.call("GET", "/orphans") == {"not_looked_for_on": [], "orphans": []}
     admin.stop("alice", "known")
     admin.wait(known, "ended")

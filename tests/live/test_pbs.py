@@ -11,35 +11,26 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.nodes import wait_until
-from tests.lab.pbs import PREFIX, SITE_CONFIG, PbsCluster
+from tests.lab.pbs import PREFIX, PbsCluster
 from tests.live.calls import Admin
 from tests.live.client import Person
-from tests.live.lies import MUTE, check_no_lie_is_believed, install_mute
+from tests.live.lies import check_no_lie_is_believed
+from tests.live.ondemand import check_that_the_downtime_is_named, known, logged_in, soon
 
 CHOICES: dict[str, Any] = {"cluster": "labpbs", "partition": "workq"}
 
 
 @pytest.fixture(scope="module")
 def pbs(lab: Lab) -> Iterator[PbsCluster]:
-    """The cluster, known to the gateway; afterwards neither runs."""
-    cluster = lab.pbs
-    cluster.start()
-    install_mute(lab)
-    cluster.write_site_config(SITE_CONFIG + MUTE)
-    lab.stop_gateway()
-    lab.start_gateway()
-    yield cluster
-    cluster.server.start()
-    cluster.stop()
-    lab.stop_gateway()
+    with known(lab, lab.pbs):
+        yield lab.pbs
+        lab.pbs.server.start()
 
 
 @pytest.fixture
 def alice(lab: Lab, pbs: PbsCluster) -> Iterator[Person]:
-    person = Person(lab, "alice").login()
-    yield person
-    for name in person.servers():
-        person.stop(name)
+    with logged_in(lab, "alice") as person:
+        yield person
 
 
 def jobs(pbs: PbsCluster) -> dict[str, list[str]]:
@@ -131,4 +122,17 @@ def test_of_a_job_that_can_never_run_it_is_said_at_once(pbs: PbsCluster, alice: 
         alice.stop("large")
     finally:
         pbs.control(nodes={"pbsn1": {"ncpus": "4", "mem": "4194304kb", "ngpus": "2"}})
+    assert jobs(pbs) == {}
+
+
+def test_a_maintenance_reservation_is_named_with_a_walltime_that_can_start(
+    lab: Lab, pbs: PbsCluster, alice: Person
+) -> None:
+    start, end = (int(moment.timestamp()) for moment in soon())
+    maintenance = {"id": "M7", "owner": "root", "hosts": ["pbsn1"], "start": start, "end": end}
+    pbs.control(reservations=[maintenance])
+    try:
+        check_that_the_downtime_is_named(lab, alice, **CHOICES)
+    finally:
+        pbs.control(reservations=[])
     assert jobs(pbs) == {}

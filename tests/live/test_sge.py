@@ -7,42 +7,32 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from tests.lab import Lab
 from tests.lab.nodes import wait_until
-from tests.lab.sge import SITE_CONFIG, SgeCluster
+from tests.lab.sge import SgeCluster
 from tests.live.calls import Admin
 from tests.live.client import Person
-from tests.live.lies import MUTE, check_no_lie_is_believed, install_mute
+from tests.live.lies import check_no_lie_is_believed
+from tests.live.ondemand import check_that_the_downtime_is_named, known, logged_in, refresh, soon
 
 CHOICES: dict[str, Any] = {"cluster": "labsge", "partition": "short.q", "walltime": "5m", "memory": "400M"}
 
 
 @pytest.fixture(scope="module")
 def sge(lab: Lab) -> Iterator[SgeCluster]:
-    """The cluster, known to the gateway; afterwards neither runs."""
-    cluster = lab.sge
-    cluster.start()
-    install_mute(lab)
-    cluster.write_site_config(SITE_CONFIG + MUTE)
-    lab.stop_gateway()
-    lab.start_gateway()
-    try:
-        yield cluster
-    finally:
-        lab.stop_gateway()
-        cluster.stop()
+    with known(lab, lab.sge):
+        yield lab.sge
 
 
 @pytest.fixture
 def alice(lab: Lab, sge: SgeCluster) -> Iterator[Person]:
-    person = Person(lab, "alice").login()
-    yield person
-    for name in person.servers():
-        person.stop(name)
+    with logged_in(lab, "alice") as person:
+        yield person
 
 
 def jobs(sge: SgeCluster) -> list[tuple[str, str]]:
@@ -164,3 +154,90 @@ def test_a_job_that_somebody_deletes_ends_as_cancelled(sge: SgeCluster, alice: P
     sge.login.run(["qdel", state["job_id"]], user="alice", check=True)
     alice.wait_for("ended", "gone", 60)
     assert "cancelled" in alice.open(f"{alice.hub}/hub/home").text
+
+
+@contextmanager
+def configured(sge: SgeCluster, *, ahead: int) -> Iterator[None]:
+    """Have the scheduler look ahead, as sites do that have long jobs or calendars."""
+    files = sge.lab.state / "srv/sge/files"
+    settings = (files / "scheduler").read_text()
+    (files / "ahead").write_text(re.sub(r"(?m)^(max_reservation +)0$", rf"\g<1>{ahead}", settings))
+    sge.login.run(["qconf", "-Msconf", "/srv/sge/files/ahead"], check=True)
+    try:
+        yield
+    finally:
+        sge.login.run(["qconf", "-Msconf", "/srv/sge/files/scheduler"], check=True)
+
+
+@contextmanager
+def closed(sge: SgeCluster, queue: str, start: datetime, end: datetime) -> Iterator[None]:
+    """Have a calendar close a queue for a while."""
+    day, last = (f"{each.day}.{each.month}.{each.year}" for each in (start, end))
+    first, then = (f"{each:%H:%M}" for each in (start, end))
+    year = f"{day}={first}-{then}" if day == last else f"{day}={first}-24 {last}=0-{then}:01"
+    text = f"calendar_name down\nyear {year}\nweek NONE\n"
+    (sge.lab.state / "srv/sge/files/down").write_text(text)
+    sge.login.run(["qconf", "-Acal", "/srv/sge/files/down"], check=True)
+    sge.login.run(["qconf", "-mattr", "queue", "calendar", "down", queue], check=True)
+    try:
+        yield
+    finally:
+        sge.login.run(["qconf", "-mattr", "queue", "calendar", "NONE", queue], check=True)
+        sge.login.run(["qconf", "-dcal", "down"], check=True)
+
+
+def test_a_calendar_that_closes_the_queue_is_named_with_a_walltime_that_can_start(
+    lab: Lab, sge: SgeCluster, alice: Person
+) -> None:
+    with configured(sge, ahead=10), closed(sge, "long.q", *soon()):
+        check_that_the_downtime_is_named(lab, alice, **{**CHOICES, "partition": "long.q"})
+    assert jobs(sge) == []
+
+
+@contextmanager
+def project(sge: SgeCluster, name: str, *users: str) -> Iterator[None]:
+    """Have a project that only some may use."""
+    files = sge.lab.state / "srv/sge/files"
+    (files / "list").write_text(f"name chemists\ntype ACL\nfshare 0\noticket 0\nentries {','.join(users)}\n")
+    (files / "project").write_text(f"name {name}\noticket 0\nfshare 0\nacl chemists\nxacl NONE\n")
+    sge.login.run(["qconf", "-Au", "/srv/sge/files/list"], check=True)
+    sge.login.run(["qconf", "-Aprj", "/srv/sge/files/project"], check=True)
+    try:
+        yield
+    finally:
+        sge.login.run(["qconf", "-dprj", name], check=True)
+        sge.login.run(["qconf", "-dul", "chemists"], check=True)
+
+
+@contextmanager
+def reservation(sge: SgeCluster, user: str, queue: str) -> Iterator[str]:
+    """Have an advance reservation of somebody's that has begun, with what jobs ask for; its id."""
+    sge.login.run(["qconf", "-au", user, "arusers"], check=True)
+    words = ["qrsub", "-d", "1:0:0", "-q", queue, "-l", "mem_free=1G"]
+    done = sge.login.run(words, user=user, check=True)
+    (number,) = re.findall(r"reservation (\d+) has been granted", done.stdout)
+    try:
+        yield number
+    finally:
+        sge.login.run(["qrdel", number], check=True)
+        sge.login.run(["qconf", "-du", user, "arusers"], check=True)
+
+
+def test_a_project_and_a_reservation_are_offered_to_those_who_may_use_them_and_reach_the_job(
+    lab: Lab, sge: SgeCluster, alice: Person
+) -> None:
+    with project(sge, "chemistry", "alice"), reservation(sge, "alice", "short.q") as number:
+        refresh(lab)
+        with logged_in(lab, "bob") as bob:
+            form = bob.open(f"{bob.hub}/hub/spawn?cluster=labsge").text
+            assert 'value="chemistry"' not in form
+            assert bob.spawn("other", **CHOICES, account="chemistry").status == 400
+        form = alice.open(f"{alice.hub}/hub/spawn?cluster=labsge").text
+        assert 'value="chemistry"' in form
+        choices = {**CHOICES, "application": "mute", "account": "chemistry", "reservation": number}
+        assert alice.spawn("paid", **choices).status == 303
+        text = shown(sge, alice.wait_for("starting", "paid")["job_id"])
+        assert re.search(r"^project: +chemistry$", text, re.M)
+        assert re.search(rf"^ar_id: +{number}$", text, re.M)
+        alice.stop("paid")
+    assert jobs(sge) == []

@@ -1,7 +1,9 @@
 """Run mutmut over the readers, and the mutants of their tables: ``make mutants``.
 
-Words on the command line are parts of modules' names. It works on a copy in var/mutants, takes about half an
-hour, and ends with status 1 if less than 90 % are killed.
+Words on the command line are parts of modules' names. It works on a copy in var/mutants, one for each choice
+of words, so that several can run at once; JOBS in the environment is how many mutants a run tries at a time.
+The survivors, each with what was changed, are in the copy's report.txt. It ends with status 1 if less than
+90 % are killed.
 """
 
 from __future__ import annotations
@@ -13,13 +15,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from configparser import ConfigParser
+from dataclasses import dataclass
 from pathlib import Path
-
-from tests.mutants import tables
 
 GOAL = 0.9
 ROOT = Path(__file__).parents[2]
-COPY = ROOT / "var" / "mutants"
+COPIES = ROOT / "var" / "mutants"
 COPIED = (
     "gateway",
     "templates",
@@ -30,20 +31,30 @@ COPIED = (
     "setup.cfg",
     "pyproject.toml",
 )
-#: The tests that hold for a module, by the module's beginning.
+#: The test files that hold for a module, by the module's beginning; a star stands for anything.
 TESTS: Mapping[str, Sequence[str]] = {
-    "schedulers/slurm": ("slurm", "scheduler_commands", "scheduler_reasons"),
-    "schedulers/sge": ("sge", "scheduler_commands", "scheduler_reasons"),
-    "schedulers/pbs": ("pbs", "scheduler_commands", "scheduler_reasons"),
-    "schedulers/local": ("local", "scheduler_commands", "scheduler_reasons"),
-    "schedulers/text": ("schedulers", "slurm", "sge", "pbs", "local"),
+    "schedulers/slurm": ("slurm*", "scheduler_*"),
+    "schedulers/sge": ("sge*", "scheduler_*"),
+    "schedulers/pbs": ("pbs*", "scheduler_*"),
+    "schedulers/local": ("local", "scheduler_*"),
+    "schedulers/text": ("schedulers", "slurm*", "sge*", "pbs*", "local"),
     "decide": ("decide",),
     "lifecycle": ("lifecycle", "decide"),
     "endpoint": ("endpoint", "decide"),
     "rules": ("rules",),
     "waiting": ("waiting",),
 }
+#: For pytest: as in a plain checkout, in one process.
 OPTIONS = ("-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=")
+
+
+@dataclass(frozen=True)
+class Module:
+    """What was found of a module: how many mutants, and of those that survived the name and the change."""
+
+    name: str
+    count: int
+    survivors: Mapping[str, str]
 
 
 def modules(words: Sequence[str]) -> dict[str, list[str]]:
@@ -53,23 +64,24 @@ def modules(words: Sequence[str]) -> dict[str, list[str]]:
         for path in sorted((ROOT / "gateway").glob(f"{beginning}*.py")):
             name = f"gateway/{path.relative_to(ROOT / 'gateway')}"
             if not words or any(word in name for word in words):
-                found[name] = [f"tests/unit/test_{test}.py" for test in tests]
+                every = [path for test in tests for path in (ROOT / "tests" / "unit").glob(f"test_{test}.py")]
+                found[name] = sorted(str(path.relative_to(ROOT)) for path in every)
     return found
 
 
-def stage(files: Mapping[str, Sequence[str]]) -> None:
+def stage(copy: Path, files: Mapping[str, Sequence[str]]) -> None:
     """Make a fresh copy of the project with mutmut's settings."""
-    shutil.rmtree(COPY, ignore_errors=True)
-    COPY.mkdir(parents=True)
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir(parents=True)
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source, COPY / name, symlinks=True, ignore=ignored)
+            shutil.copytree(source, copy / name, symlinks=True, ignore=ignored)
         else:
-            shutil.copy(source, COPY / name)
+            shutil.copy(source, copy / name)
     config = ConfigParser()
-    config.read(COPY / "setup.cfg")
+    config.read(copy / "setup.cfg")
     lists = {
         "only_mutate": list(files),
         "also_copy": [name for name in COPIED if (ROOT / name).is_dir()],
@@ -82,46 +94,54 @@ def stage(files: Mapping[str, Sequence[str]]) -> None:
         "track_dependencies": "false",
         **{name: "\n".join(("", *values)) for name, values in lists.items()},
     }
-    with (COPY / "setup.cfg").open("w") as file:
+    with (copy / "setup.cfg").open("w") as file:
         config.write(file)
 
 
-def functions() -> Iterator[tuple[str, int, list[str]]]:
-    """Run mutmut; return of each module how many mutants it had, and those that survived."""
-    words = (sys.executable, "-m", "tests.mutants.functions", "run", "--max-children", "1")
-    done = subprocess.run(words, cwd=COPY, check=False)
+def run(copy: Path, kind: str, *words: str) -> list[Module]:
+    """Run tests.mutants.KIND in the copy, by whose modules alone it goes; return what it found."""
+    log = copy / f"{kind}.log"
+    with log.open("w") as output:
+        done = subprocess.run(
+            (sys.executable, "-m", f"tests.mutants.{kind}", *words),
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy)},
+            stdout=None if sys.stdout.isatty() else output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
     if done.returncode:
-        raise SystemExit("mutmut failed: see above")
-    for path in sorted((COPY / "mutants").rglob("*.meta")):
-        statuses = json.loads(path.read_text())["exit_code_by_key"]
-        if statuses:
-            name = str(path.relative_to(COPY / "mutants")).removesuffix(".py.meta").replace("/", ".")
-            yield name, len(statuses), [key for key, status in statuses.items() if status in (0, 33, 5, None)]
+        raise SystemExit(f"tests.mutants.{kind} failed, see {log}")
+    return [Module(**found) for found in json.loads((copy / f"{kind}.json").read_text())]
 
 
-def report(title: str, rows: Iterator[tuple[str, int, list[str]]]) -> tuple[int, int]:
-    """Print how many mutants of each module were killed and which survived; return the sums."""
-    every = killed = 0
-    for name, count, alive in rows:
-        every, killed = every + count, killed + count - len(alive)
-        print(f"{title} {name}: {count - len(alive)} of {count} killed", *alive, sep="\n    ", flush=True)
-    return every, killed
+def report(kind: str, found: Sequence[Module]) -> Iterator[str]:
+    """Return what is to be said of each module, and which mutants survived."""
+    for module in found:
+        yield f"{kind} of {module.name}: {module.count - len(module.survivors)} of {module.count} killed"
+        for name, change in module.survivors.items():
+            yield f"    {name}"
+            yield from (f"        {line}" for line in change.splitlines())
 
 
 def main(words: Sequence[str]) -> int:
     """Do all of it."""
-    os.nice(19)
     files = modules(words)
-    stage(files)
-    os.chdir(COPY)
-    sys.path[0] = str(COPY)
-    tables.warm(sorted({test for tests in files.values() for test in tests}))
-    named = {name.removesuffix(".py").replace("/", "."): tests for name, tests in files.items()}
-    of_tables = report("tables", tables.survivors(named))
-    of_functions = report("functions", functions())
-    every, killed = (sum(pair) for pair in zip(of_tables, of_functions, strict=True))
-    print(f"functions: {of_functions[1]} of {of_functions[0]}; tables: {of_tables[1]} of {of_tables[0]}")
-    print(f"{killed} of {every} mutants killed: {killed / every:.1%}; the goal is {GOAL:.0%}")
+    copy = COPIES / ("-".join(words).replace("/", "-") or "all")
+    stage(copy, files)
+    of_tables = run(copy, "tables", json.dumps(files))
+    of_functions = run(copy, "functions", "run", "--max-children", os.environ.get("JOBS", "1"))
+    lines = [*report("functions", of_functions), *report("tables", of_tables)]
+    for kind, found in {
+        "functions": of_functions,
+        "tables": of_tables,
+        "all": of_functions + of_tables,
+    }.items():
+        every = sum(module.count for module in found)
+        killed = every - sum(len(module.survivors) for module in found)
+        lines.append(f"{kind}: {killed} of {every} mutants killed: {killed / max(1, every):.1%}")
+    (copy / "report.txt").write_text("\n".join(lines) + "\n")
+    print("\n".join(line for line in lines if not line.startswith("     ")))
     return int(killed < GOAL * every)
 
 

@@ -122,3 +122,25 @@ async def test_ten_thousand_words_are_no_trouble(here: Here) -> None:
     words = [f"{number}.pbshead" for number in range(10_000)]
     first, second = await asking(here).ask([Command(("qstat", *words)), Command(("qstat", *words))], 5)
     assert first.stdout == second.stdout == "10000\n"
+
+
+async def test_a_program_is_run_once_for_all_names_that_another_prints(here: Here) -> None:
+    program(here, "list", "printf '%s\\n' a '*' '$(touch ran)'")
+    program(here, "none", "exit 0")
+    program(here, "fails", "echo 'no list defined' >&2; exit 1")
+    program(here, "show", "printf '<%s>' \"$@\"; exit 3")
+    commands = [Command(("show", "-s"), each=(name,)) for name in ("list", "none", "fails")]
+    assert await asking(here).ask([*commands, Command(("/bin/echo", "x"))], 5) == (
+        Completed(3, "<-s><a><-s><*><-s><$(touch><-s><ran)>"),
+        Completed(0),
+        Completed(1, "", "no list defined\n"),
+        Completed(0, "x\n"),
+    )
+    assert not (here.directory / "ran").exists()
+
+
+async def test_the_limit_ends_what_prints_the_names_too(here: Here) -> None:
+    program(here, "list", "sleep 30")
+    program(here, "show", "exit 0")
+    (answer,) = await asking(here).ask([Command(("show", "-s"), each=("list",))], 1)
+    assert answer.status == 124

@@ -424,6 +424,7 @@ def test_the_gateways_adapter_reads_what_the_programs_print(fake: Fake) -> None:
     assert [job.job_id for job in found.ours or ()] == [job_id]
     assert [(room.name, room.max_walltime, room.max_cores) for room in found.rooms][1] == ("short", 10, 8)
     assert (found.rooms[0].nodes, found.rooms[0].free_cores, found.hidden) == (2, 7, False)
+    assert (found.downtimes, found.faults) == ((), ())
     scheduler.read_cancel(ask([scheduler.cancel_command(job_id)], "games")[0])
     fake.state(job_id, "F")
     assert look(asked).jobs[0].state is JobState.CANCELLED
@@ -437,3 +438,33 @@ def test_the_gateways_adapter_reads_what_the_programs_print(fake: Fake) -> None:
     assert look(asked, ended=False) == Listing(())
     assert scheduler.read_accounting(ask([scheduler.accounting_command(asked)], "games")[0], asked) is None
     fake.control(history=True)
+
+
+def test_a_maintenance_is_shown_and_holds_back_what_would_not_be_over_before(fake: Fake) -> None:
+    scheduler, start = Pbs(), int(time.time()) + 3600
+    window = {"start": start, "end": start + 7200, "owner": "root"}
+    hosts = ["pbsn1", "pbsn2"]
+    fake.control(reservations=[{"id": "M7", "hosts": hosts, **window}])
+    (fake.work / "script").write_text("#PBS -S /bin/sh\n#PBS -l walltime=02:00:00\nsleep 60\n")
+    submitted = fake.run("games", shlex.join(scheduler.submit_command().words))
+    job_id = submitted.stdout.decode().strip()
+    try:
+        waiting = fake.state(job_id, "Q")
+        assert waiting["comment"] == "Not Running: Job would conflict with reservation or top job"
+        commands = scheduler.discovery_commands("inst22", "0" * 16)
+        answers = [fake.run("nobody", shlex.join(command.words), TZ="UTC") for command in commands]
+        completed = [Completed(a.returncode, a.stdout.decode(), a.stderr.decode()) for a in answers]
+        found = scheduler.read_discovery(completed, "inst22", "0" * 16)
+        assert found.faults == ()
+        (down,) = found.downtimes
+        assert (down.name, int(down.start.timestamp()), int(down.end.timestamp())) == (
+            "M7",
+            start,
+            start + 7200,
+        )
+        assert (down.maintenance, down.partitions) == (True, frozenset())
+        assert "M7" not in [room.name for room in found.rooms]
+    finally:
+        fake.control(reservations=[])
+    fake.state(job_id, "R")
+    fake.run("games", f"qdel {job_id}")

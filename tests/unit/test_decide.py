@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.decide import (
+    ENDS,
     START_PATIENCE,
     Act,
     Decision,
@@ -181,7 +182,7 @@ def test_while_stopping_only_the_end_matters() -> None:
         (JobEnd(JobState.CANCELLED, by="<b>x</b>"), None, EndReason.CANCELLED, "was cancelled"),
         (JobEnd(JobState.CANCELLED, by="root"), None, EndReason.CANCELLED, "An administrator"),
         (JobEnd(JobState.CANCELLED, by="0"), None, EndReason.CANCELLED, "An administrator"),
-        (JobEnd(JobState.CANCELLED, by="1003"), None, EndReason.CANCELLED, "was cancelled"),
+        (JobEnd(JobState.CANCELLED, by="1003"), None, EndReason.CANCELLED, "Somebody else (uid 1003)"),
         (
             JobEnd(JobState.CANCELLED, by="olga"),
             (0, ExitWord.WALLTIME),
@@ -200,6 +201,8 @@ def test_while_stopping_only_the_end_matters() -> None:
         (JobEnd(JobState.FAILED), (137, ExitWord.FAILED), EndReason.FAILED, "memory"),
         (JobEnd(JobState.FAILED), (139, ExitWord.FAILED), EndReason.FAILED, "signal 11"),
         (JobEnd(JobState.FAILED), (1, ExitWord.NO_PORT), EndReason.FAILED, "no free port"),
+        (JobEnd(JobState.FAILED), (1, ExitWord.SILENT), EndReason.FAILED, "did not get ready"),
+        (JobEnd(JobState.FAILED), (1, ExitWord.NO_STATE), EndReason.FAILED, "files in your home"),
         (JobEnd(JobState.FAILED, exit_status=7), None, EndReason.FAILED, "job failed with exit status 7"),
         (JobEnd(JobState.FAILED, signal=9), None, EndReason.FAILED, "killed (signal 9)"),
         (JobEnd(JobState.FAILED), None, EndReason.FAILED, "The job failed"),
@@ -232,7 +235,12 @@ def test_what_a_run_before_a_requeue_left_says_nothing_of_the_end() -> None:
 
 def test_a_stop_that_was_asked_for_is_its_own_reason() -> None:
     stopped = replace(SERVER, wanted=False)
-    assert how_it_ended(stopped, JobEnd(JobState.CANCELLED, by="root"), None, "")[0] is EndReason.STOPPED
+    end = how_it_ended(stopped, JobEnd(JobState.CANCELLED, by="root"), None, "")
+    assert end == (EndReason.STOPPED, "Stopped.")
+
+
+def test_every_reason_for_an_end_has_a_sentence() -> None:
+    assert set(ENDS) == set(EndReason)
 
 
 def test_a_reason_that_was_already_found_stands() -> None:
@@ -247,7 +255,12 @@ def test_the_end_of_the_walltime_is_written_when_it_is_known_and_when_it_moves()
     ends = NOW + timedelta(minutes=5)
     assert decided(SERVER, Sighting(replace(JOB, ends=ends))).changes["ends"] == ends
     known = replace(at(Phase.READY), host="cn1", port=20001, ends=ends)
-    for later, changes in ((10, {}), (600, {"ends": ends + timedelta(seconds=600)})):
+    for later, changes in (
+        (10, {}),
+        (89, {}),
+        (90, {"ends": ends + timedelta(seconds=90)}),
+        (600, {"ends": ends + timedelta(seconds=600)}),
+    ):
         job = replace(JOB, ends=ends + timedelta(seconds=later), comment=token())
         assert decided(known, Sighting(job)).changes == changes
     assert decided(known, Sighting(replace(JOB, comment=token()))).changes == {}

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -395,9 +395,16 @@ class Known(Said):
         return self.patient.site
 
 
-def batch(scheduler: str, *answers: Completed, act_as: str = "sudo", **known: Any) -> Batch:
+def batch(
+    scheduler: str,
+    *answers: Completed,
+    act_as: str = "sudo",
+    says: Mapping[str, Any] | None = None,
+    **known: Any,
+) -> Batch:
     login = SITE.login.model_copy(update={"act_as": act_as, "environment": {"SGE_ROOT": "/opt/sge"}})
-    site = SITE.model_copy(update={"scheduler": scheduler, "login": login, "accounts": ("physics",)})
+    own = {"scheduler": scheduler, "login": login, "accounts": ("physics",)} | dict(says or {})
+    site = SITE.model_copy(update=own)
     patient = Patient(site, "site.yaml", Replay(answers), "ann", Path("/nowhere"), Settings(Config(), "c"))
     return Batch(Known(patient, Discovery(**known)))
 
@@ -419,7 +426,7 @@ def stat_of(*names: str) -> Completed:
         (
             "sge",
             [
-                stat_of("qsub", "qstat", "qdel", "qalter", "qconf", "qacct", "qhost"),
+                stat_of("qsub", "qstat", "qdel", "qalter", "qconf", "qacct", "qhost", "qrstat"),
                 Completed(1, "SGE 8.1.9\nusage: qstat [options]\n"),
             ],
             "ok",
@@ -428,7 +435,7 @@ def stat_of(*names: str) -> Completed:
         (
             "pbs",
             [
-                stat_of("qsub", "qstat", "qdel", "qalter", "pbsnodes", "qselect"),
+                stat_of("qsub", "qstat", "qdel", "qalter", "pbsnodes", "qselect", "pbs_rstat"),
                 Completed(0, "pbs_version = 23.06\n"),
             ],
             "ok",
@@ -523,10 +530,22 @@ async def test_limits_that_slurm_does_not_enforce_are_told_and_hidden_partitions
         ({}, "warning"),
     ],
 )
-async def test_a_persons_accounts_are_compared_with_the_forms(
+async def test_a_persons_accounts_and_qos_are_compared_with_the_forms(
     accounts: dict[str, tuple[str, ...]] | None, status: str
 ) -> None:
     assert (await batch("slurm", accounts=accounts).accounts()).status == status
+    examined = batch("slurm", says={"qos": ("physics", "chem")}, qos=accounts)
+    assert (await examined.qos()).status == status
+
+
+async def test_what_a_form_fixes_is_what_a_person_must_have() -> None:
+    form = SITE.form.model_copy(update={"fix": {"account": "chem", "qos": ""}})
+    says = {"form": form, "qos": ("high",)}
+    examined = batch("slurm", says=says, accounts={"ann": ("physics",)}, qos={"ann": ("normal",)})
+    found = await examined.accounts()
+    assert found.seen == "ann has the accounts physics, the form chem"
+    assert found.mend == "sacctmgr add user ann account=chem, or correct form.fix.account in site.yaml."
+    assert (await examined.qos()).seen == "ann has normal"
 
 
 # --- the drop-ins -----------------------------------------------------------------------------------------

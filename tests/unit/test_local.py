@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from gateway.localqueue.jobs import Job, Limits, Process, Refused, Request, Stat
 from gateway.model import Asked, Choices, Completed, JobEnd, JobId, JobState, JobStatus
 from gateway.schedulers import Scheduler
 from gateway.schedulers.local import STATES, Local
+from gateway.schedulers.text import one_line
 from gateway.script import JobFacts, render_script
 from gateway.siteconfig import parse_site_config
 from tests.unit.test_schedulers import ENDPOINT, INSTANCE, MARK, NAME, SchedulerContract
@@ -46,7 +47,18 @@ def read(**changes: Any) -> JobStatus:
 
 class TestContract(SchedulerContract):
     scheduler = LOCAL
-    states = STATES
+    #: The program's states: the adapter's own table is tested against these.
+    states: Mapping[str, JobState] = {
+        "QUEUED": JobState.QUEUED,
+        "RUNNING": JobState.RUNNING,
+        "ENDING": JobState.STOPPING,
+        "COMPLETED": JobState.COMPLETED,
+        "FAILED": JobState.FAILED,
+        "CANCELLED": JobState.CANCELLED,
+        "TIMEOUT": JobState.WALLTIME,
+        "OUT_OF_MEMORY": JobState.OUT_OF_MEMORY,
+        "PAUSED": JobState.UNKNOWN,  # of a later version
+    }
     submitted = (Completed(0, "7\n"), JobId("7"))
     refused = (Completed(65, "", "gateway-queue: this queue gives out no GPUs\n"), "gives out no GPUs")
     not_cancelled = Completed(65, "", "gateway-queue: the account has no name\n")
@@ -57,15 +69,8 @@ class TestContract(SchedulerContract):
 
     def listing(self, states: Sequence[str]) -> Sequence[Completed]:
         fields = {"name": NAME, "user": "alice", "reason": "", "comment": ENDPOINT, "ends": None}
-        running = ("RUNNING", "ENDING")
-        return [
-            listing(
-                *(
-                    {"id": str(i), "state": state, "host": "cn1" if state in running else None, **fields}
-                    for i, state in enumerate(states, 1)
-                )
-            )
-        ]
+        rows = ({"id": str(i), "state": state, "host": "cn1", **fields} for i, state in enumerate(states, 1))
+        return [listing(*rows)]
 
     def discovered(self) -> Sequence[Completed]:
         return [listing(MACHINE, ROW)]
@@ -94,7 +99,7 @@ def test_a_submit_prints_an_id_or_says_why_not() -> None:
 
 @pytest.mark.parametrize("status", [75, 126, 127])
 def test_a_program_that_did_nothing_or_never_ran_has_taken_no_job(status: int) -> None:
-    with pytest.raises(QueueUnreachable):
+    with pytest.raises(QueueUnreachable, match=rf"^gateway-queue submit: exit status {status}: .* is busy$"):
         LOCAL.read_submit(Completed(status, "", "gateway-queue: the queue is busy\n"))
 
 
@@ -150,6 +155,7 @@ def test_a_listing_is_read_whole() -> None:
         listing(ROW | {"comment": "two\nlines"}),
         listing(ROW | {"comment": "\ud800"}),
         listing(ROW | {"ends": "soon"}),
+        listing(ROW | {"ends": 0}),
         listing(ROW | {"ends": 10**11}),
         listing(ROW | {"ends": True}),
         Completed(0, listing(ROW).stdout + "x"),
@@ -159,6 +165,35 @@ def test_a_listing_is_read_whole() -> None:
 def test_an_answer_that_is_not_whole_is_no_news(completed: Completed) -> None:
     with pytest.raises(QueueUnreachable):
         LOCAL.read_status([completed], ASKED, MARK)
+
+
+@pytest.mark.parametrize("verb", ["survey", "submit", "list", "cancel", "how"])
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_the_program_did_not_do_is_logged_by_its_verb(verb: str, status: int) -> None:
+    read: Mapping[str, Callable[[Completed], object]] = {
+        "survey": lambda completed: LOCAL.read_discovery([completed], INSTANCE, MARK),
+        "submit": LOCAL.read_submit,
+        "list": lambda completed: LOCAL.read_status([completed], ASKED, MARK),
+        "cancel": LOCAL.read_cancel,
+        "how": lambda completed: LOCAL.read_accounting(completed, ASKED[0]),
+    }
+    for printed in ("{}\n", '"odd"', listing(ROW, end={"end": 7}).stdout):
+        if verb != "cancel" or status:
+            with pytest.raises((QueueUnreachable, SubmitOutcomeUnknown)) as caught:
+                read[verb](Completed(status, printed))
+            assert str(caught.value) == f"gateway-queue {verb}: exit status {status}: {one_line(printed)}"
+
+
+def test_what_is_wrong_with_a_row_is_logged() -> None:
+    for rows, words in (([ROW, ROW], "there twice"), ([{"id": "odd"}], "cannot be read: {'id': 'odd'}")):
+        with pytest.raises(QueueUnreachable, match=words):
+            LOCAL.read_status([listing(*rows)], ASKED, MARK)
+    with pytest.raises(QueueUnreachable, match=r"survey: not a machine: \{'cores': 4\}"):
+        LOCAL.read_discovery([listing({"cores": 4})], INSTANCE, MARK)
+
+
+def test_the_first_second_of_all_is_a_time() -> None:
+    assert read(ends=1).ends == datetime.fromtimestamp(1, UTC)
 
 
 def test_every_shorter_answer_is_no_news() -> None:
@@ -192,7 +227,7 @@ def test_a_failed_job_has_a_sentence_on_why(reason: str) -> None:
 
 def test_a_cancel_is_done_refused_or_to_be_tried_again() -> None:
     LOCAL.read_cancel(Completed(0))
-    with pytest.raises(CancelRefused, match="no name"):
+    with pytest.raises(CancelRefused, match=r"^gateway-queue cancel: exit status 65: .* no name"):
         LOCAL.read_cancel(Completed(65, "", "gateway-queue: the account has no name\n"))
     for completed in (Completed(75, "", "gateway-queue: the queue is busy\n"), Completed(1)):
         with pytest.raises(QueueUnreachable):

@@ -165,3 +165,26 @@ async def test_a_silent_cluster_forgets_none_and_an_old_look_is_not_repeated(wor
     assert world.queue.cancelled == []
     await orphans.look("lab")
     assert await world.known() == ["7"]
+
+
+async def test_one_that_two_site_configs_of_one_scheduler_show_is_there_once_and_is_cancelled_once(
+    world: World,
+) -> None:
+    world.queue.jobs = [UNKNOWN]
+    clusters = {"lab": world.queue, "twin": world.queue}
+
+    async def look(*names: str, grace: timedelta = timedelta(0), **jobs: JobStatus) -> None:
+        now = datetime.now(UTC)
+        views = {name: Discovery(ours=(jobs[name],) if name in jobs else (), at=now) for name in clusters}
+        orphans = Orphans(INSTANCE, world.store, clusters, lambda: views, grace)
+        for name in names:
+            await orphans.look(name)
+
+    await look("twin", "lab", "twin", lab=UNKNOWN, twin=UNKNOWN)
+    assert [orphan.cluster for orphan in await world.store.all()] == ["twin"]
+    assert world.queue.cancelled == [("alice", "7")]
+    await look("twin", "lab", lab=UNKNOWN)  # the other one shows it no more
+    assert [orphan.cluster for orphan in await world.store.all()] == ["lab"]
+    another = replace(UNKNOWN, user="bob")  # of the same name and number, and not the same
+    await look("lab", "twin", lab=UNKNOWN, twin=another, grace=timedelta(days=1))
+    assert [orphan.owner for orphan in await world.store.all()] == ["alice", "bob"]

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from gateway.discovery import Room
+from gateway.discovery import MOST_ROOMS, Room
 from gateway.errors import (
     CancelRefused,
     EndedNotListed,
@@ -135,6 +135,10 @@ class TestContract(SchedulerContract):
         "#PBS -V",
         "#PBS -Y",
         "#PBS -A two words",
+        *(f"#PBS -{letter}" for letter in "IXhVz"),
+        *(f"#PBS -{option}" for option in ("e x", "R e", "C #X", "S /bin/csh", "u root")),
+        *(f"#PBS -l {name}=1" for name in ("mem", "ngpus", "mpiprocs", "nodes", "nodect")),
+        *(f"#PBS -W {name}=1" for name in ("umask", "run_count", "array")),
     )
     good_directives = (
         "#PBS -P project",
@@ -143,7 +147,8 @@ class TestContract(SchedulerContract):
         "#PBS -l place=pack",
         "#PBS -l scratch=10gb,place=pack",
         "#PBS -M someone@example.org -m n",
-        "#PBS -v A=1",
+        "#PBS -v A=1,select=1+1",
+        "#PBS -W group_list=staff",
         "#PBS",
     )
 
@@ -242,8 +247,24 @@ def test_a_server_that_was_not_reached_has_taken_no_job(status: int) -> None:
         PBS.read_submit(Completed(status, "", "qsub: cannot connect to server pbshead (errno=15010)\n"))
 
 
+def test_what_qsub_says_before_the_id_does_no_harm() -> None:
+    assert PBS.read_submit(Completed(0, "a warning of the site's\n48.pbshead\n")) == "48.pbshead"
+
+
+def test_each_of_qsubs_sentences_is_told_once() -> None:
+    said = "qsub: X is odd.\nusage: qsub\nqsub: .\nqsub: not so, X\nqsub: X is odd.\n"
+    with pytest.raises(SubmitRefused) as caught:
+        PBS.read_submit(Completed(1, "", said))
+    assert caught.value.public == "The cluster did not accept the job: X is odd; not so, X."
+
+
+def test_an_exit_status_alone_does_not_say_that_the_server_has_no_job() -> None:
+    with pytest.raises(SubmitOutcomeUnknown):
+        PBS.read_submit(Completed(160, "", "qsub: odd\n"))
+
+
 def test_a_server_that_is_down_has_taken_no_job() -> None:
-    with pytest.raises(QueueUnreachable):
+    with pytest.raises(QueueUnreachable, match=r"^qsub: exit status \d+: .*cannot connect"):
         PBS.read_submit(recorded("40_server_down.txt", "qsub -f hello.sh"))
     with pytest.raises(QueueUnreachable):
         PBS.read_submit(recorded("03_qsub_errors.txt", "qsub -q workq@nosuchserver"))
@@ -293,7 +314,7 @@ def test_the_recorded_states_are_read() -> None:
 def test_without_history_the_listing_is_good_for_nothing_and_asks_for_another() -> None:
     answer = recorded("52_history_disabled.txt", "qstat -E -x -f -F dsv 143.pbshead 108")
     assert (answer.status, answer.stdout) == (0, "")
-    with pytest.raises(EndedNotListed):
+    with pytest.raises(EndedNotListed, match=r"^qstat: exit status 0: .*job history"):
         PBS.read_status([answer, SEEN], [asked()], MARK)
 
 
@@ -314,6 +335,8 @@ def test_who_is_left_out_is_absent_only_if_others_jobs_are_shown() -> None:
     assert PBS.read_status([Completed(0), SEEN], wanted, MARK).silent == frozenset()
     mine = [asked(1), asked(2, OTHER)]
     assert PBS.read_status([only_alice, BLIND], mine, MARK).silent == frozenset()
+    for server in (Completed(1, SEEN.stdout), Completed(0, SEEN.stdout[:-1])):
+        assert PBS.read_status([only_alice, server], wanted, MARK).silent == {OTHER}, "that is no answer"
     both = Completed(0, row(1) + row(3, Job_Owner="carol@h"))
     assert PBS.read_status([both, BLIND], wanted, MARK).silent == frozenset()
 
@@ -333,6 +356,8 @@ def test_who_is_left_out_is_absent_only_if_others_jobs_are_shown() -> None:
         Completed(0, row() + row()),
         Completed(0, "{}\n"),
         Completed(153, "", "Connection refused\nqstat: cannot connect to server\n"),
+        Completed(0, row(), "some noise\nqstat: something odd\n"),
+        Completed(0, row(), "Connection refused\n"),
     ],
     ids=[
         "down",
@@ -347,6 +372,8 @@ def test_who_is_left_out_is_absent_only_if_others_jobs_are_shown() -> None:
         "twice",
         "json",
         "both",
+        "odd-behind-noise",
+        "refused-with-rows",
     ],
 )
 def test_nothing_is_known_without_a_good_answer(answer: Completed) -> None:
@@ -396,6 +423,66 @@ def test_a_directive_takes_no_more_time_than_its_length() -> None:
     assert PBS.header_faults(f"#PBS -l place=free,{'select=1,' * 10**5}select=1+1")
 
 
+def test_a_lines_attributes_are_all_there_and_of_two_the_first_counts() -> None:
+    """A value has its delimiters after backslashes: nobody's can begin another attribute."""
+    ((name, values),) = rows("Job Id: 7.h|a=1|b=x\\|a=2=3|odd|a=4|c=\\\\\n", "Job Id: ")
+    assert (name, dict(values)) == ("7.h", {"a": "1", "b": "x\\|a=2=3", "c": "\\\\"})
+    assert (len(values), values.get("odd"), values.get("odd", "d")) == (3, None, "d")
+    with pytest.raises(KeyError, match="odd"):
+        values["odd"]
+
+
+def test_an_answer_that_is_cut_short_is_logged_with_its_end() -> None:
+    with pytest.raises(QueueUnreachable, match=r"middle of a line: Job Id: 1.h.a=tail$"):
+        rows("Job Id: 1.h|a=tail", "Job Id: ")
+
+
+def test_what_pbs_does_not_say_of_a_job_is_not_known() -> None:
+    assert read(exec_host="").host is None
+    assert read(substate="").native == "R"
+    assert read(Job_Owner="alice").user == "alice"
+    assert read(job_state="W", estimated__start_time="Mon Nov 23 10:00:00 2026").starts is None
+    assert read().reason == ""
+    assert read(run_count="").restarts == 0
+
+
+def test_the_script_runs_on_the_first_node_however_they_are_told() -> None:
+    for hosts in ("cn1/0*2+cn2/1*2", "cn1/0", "cn1", "cn1+cn2"):
+        assert read(exec_host=hosts).host == "cn1"
+    assert read(job_state="E").host == "cn1", "its processes are being ended there"
+
+
+def test_the_end_of_a_settled_jobs_walltime_is_known_already() -> None:
+    unsettled, known = asked(), Asked(NAME, "alice", JobId("1.pbshead"), settled=True)
+    for job, is_there in ((unsettled, True), (known, False)):
+        (found,) = PBS.read_status([Completed(0, row()), SEEN], [job], MARK).jobs
+        assert (found.ends is not None) == is_there
+
+
+def test_a_job_of_several_kinds_of_nodes_is_none_for_a_server() -> None:
+    (fault,) = PBS.header_faults("#PBS -l place=free,select=1:ncpus=1+2:ncpus=2", ())
+    assert "several kinds of nodes" in fault
+    assert PBS.header_faults("#PBS -l place=a+b,select=2:ncpus=1", ()) == ()
+
+
+def test_a_reservation_is_a_queue_that_the_form_says() -> None:
+    (fault,) = PBS.header_faults("#PBS -q R9", {"reservation"})
+    assert "chosen on the form" in fault
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *("down", "offline", "stale", "state-unknown", "unknown"),
+        *("provisioning", "wait-provisioning", "sleep", "busy,down"),
+    ],
+)
+def test_a_node_that_starts_nothing_has_nothing_free(state: str) -> None:
+    node = f"Name=cn1|state={state}|resources_available.ncpus=8\n"
+    room = room_of("|started=True", node)
+    assert (room.cores, room.free_cores, room.free_nodes) == (8, 0, 0)
+
+
 def test_the_endpoint_is_the_names_end_and_the_host_may_have_dots() -> None:
     assert (read().name, read().comment) == (NAME, ENDPOINT)
     job = read(Job_Name=f"{NAME}.0123456789abcdef.12.20001.cn1.hpc.example.org")
@@ -406,14 +493,16 @@ def test_the_endpoint_is_the_names_end_and_the_host_may_have_dots() -> None:
 def test_a_job_that_its_owner_renamed_is_still_ours_and_anothers_of_our_name_is_not() -> None:
     assert (read(Job_Name="mine").name, read(Job_Name="mine").comment) == (NAME, "")
     forged = row(1, Job_Name="other", Job_Owner="mallory@pbshead")
-    assert PBS.read_status([Completed(0, forged), SEEN], [asked()], MARK).named(NAME, "alice") == ()
+    (theirs,) = PBS.read_status([Completed(0, forged), SEEN], [asked()], MARK).jobs
+    assert (theirs.name, theirs.user) == ("other", "mallory")
     every = row(8, Job_Name="foreign") + row(9, Job_Name=PUBLISHED, Job_Owner="mallory@h")
     listing = PBS.read_status([Completed(0, every), SEEN], [asked(None)], MARK)
     assert [job.user for job in listing.jobs] == ["mallory"]
 
 
 @pytest.mark.parametrize(
-    ("state", "count", "restarts"), [("R", "1", 0), ("R", "2", 1), ("Q", "1", 1), ("Q", "", 0), ("F", "1", 0)]
+    ("state", "count", "restarts"),
+    [("R", "1", 0), ("R", "2", 1), ("Q", "1", 1), ("Q", "", 0), ("F", "1", 0), ("X", "2", 1)],
 )
 def test_a_job_that_was_put_back_has_one_restart_more(state: str, count: str, restarts: int) -> None:
     assert read(job_state=state, run_count=count).restarts == restarts
@@ -423,7 +512,8 @@ def test_times_are_read_in_any_locale_and_nonsense_is_none() -> None:
     assert time("Mon Nov  2 10:44:01 2026") == datetime(2026, 11, 2, 10, 44, 1, tzinfo=UTC)
     for text in ("", "UNKNOWN", "Mon Nov 31 10:44:01 2026", "Mon Foo  2 10:44:01 2026", "now"):
         assert time(text) is None
-    assert read(Resource_List__walltime="999999999:00:00").ends is None
+    for limit in ("999999999:00:00", "\u0663:00", ""):
+        assert read(Resource_List__walltime=limit).ends is None
 
 
 # --- how it ended -----------------------------------------------------------------------------------------
@@ -441,11 +531,20 @@ def test_an_ended_job_says_how_and_by_whom() -> None:
     assert (bad.state, bad.exit_status, bad.signal, bad.by) == (JobState.FAILED, 3, None, "")
 
 
+def test_an_end_without_a_comment_is_told_by_its_numbers() -> None:
+    end = PBS.read_accounting(Completed(0, row(**ended("92", "0", comment=""))), asked())
+    assert end
+    assert (end.by, end.native) == ("", "job_state=F substate=92 Exit_status=0")
+    strange = PBS.read_accounting(Completed(0, row(**ended("93", "\u0663"))), asked())
+    assert strange
+    assert strange.exit_status is None
+
+
 def test_where_nothing_is_kept_nobody_knows_and_a_job_that_runs_has_not_ended() -> None:
     assert PBS.read_accounting(recorded("52_history_disabled.txt", "qstat -x 143"), asked()) is None
     assert PBS.read_accounting(Completed(153, "", "qstat: Unknown Job Id 1.pbshead\n"), asked()) is None
     for answer in (Completed(0, row()), Completed(0), recorded("40_server_down.txt", "qstat -E -x")):
-        with pytest.raises(QueueUnreachable):
+        with pytest.raises(QueueUnreachable, match=f"^qstat.*: exit status {answer.status}: "):
             PBS.read_accounting(answer, asked())
 
 
@@ -487,6 +586,12 @@ def test_a_cancel_without_an_answer_is_no_refusal() -> None:
             PBS.read_cancel(answer)
     with pytest.raises(CancelRefused, match="159"):
         PBS.read_cancel(TestContract.not_cancelled)
+
+
+def test_a_job_on_a_node_that_does_not_answer_is_said_to_be_so() -> None:
+    with pytest.raises(QueueUnreachable, match=r"^qdel: exit status 222: ") as caught:
+        PBS.read_cancel(Completed(222, "", "qdel: Server could not connect to MOM 132.pbshead\n"))
+    assert "node of your job is not answering" in caught.value.public
 
 
 # --- sentences --------------------------------------------------------------------------------------------
@@ -539,7 +644,9 @@ def test_queues_have_limits_nodes_groups_and_what_is_free() -> None:
         "started=False",
     )
     assert found.positions == {"3.pbshead": 2}
-    assert [job.job_id for job in found.ours or ()] == ["2.pbshead", "3.pbshead"]
+    runs, waits = found.ours or ()
+    assert (runs.job_id, waits.job_id) == ("2.pbshead", "3.pbshead")
+    assert (runs.ends is not None, waits.ends) == (True, None)
     assert (found.hidden, found.faults) == (False, ())
 
 
@@ -581,6 +688,17 @@ def test_an_account_that_is_shown_only_its_own_jobs_is_said_to_be() -> None:
     down = recorded("40_server_down.txt", "pbsnodes -a")
     partly = PBS.read_discovery([answers[0], down, SEEN, answers[3]], INSTANCE, MARK)
     assert (partly.rooms[0].nodes, partly.hidden, len(partly.faults)) == (None, False, 1)
+    cut = PBS.read_discovery([answers[0], Completed(0, NODES[:-1]), SEEN, answers[3]], INSTANCE, MARK)
+    assert "middle of a line" in cut.faults[0]
+    failed = [Completed(1, "", "one"), *[Completed(2, "", "two")] * 3]
+    with pytest.raises(QueueUnreachable, match=r"^PBS: exit status 1: one; exit status 2: two; exit"):
+        PBS.read_discovery(failed, INSTANCE, MARK)
+
+
+def test_no_more_queues_are_looked_at_than_a_form_can_have() -> None:
+    many = "".join(f"Queue: q{number}|started=True\n" for number in range(MOST_ROOMS + 1))
+    found = PBS.read_discovery([Completed(0, many), Completed(0), SEEN, Completed(0)], INSTANCE, MARK)
+    assert len(found.rooms) == MOST_ROOMS
 
 
 # --- the script -------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from gateway.errors import (
     GatewayError,
     LoginNodeRefused,
     LoginNodeUnreachable,
+    NotEndedYet,
     QueueUnreachable,
     StateDirUnwritable,
     SubmitOutcomeUnknown,
@@ -360,6 +361,7 @@ class Plain(Slurm):
     def __init__(self, *, lag: float = 0.0, hidden: bool | None = None, keeps_ended: bool = True) -> None:
         self.lag = lag
         self.hidden = hidden
+        self.operators: frozenset[str] = frozenset()
         self.keeps_ended = keeps_ended
         self.asked_for_ended: list[bool] = []
 
@@ -391,13 +393,15 @@ class Plain(Slurm):
     def read_accounting(self, completed: Completed, job: Asked) -> JobEnd | None:
         if completed.status:
             raise QueueUnreachable(completed.stderr)
+        if completed.stdout == "running":
+            raise NotEndedYet("still")
         return JobEnd(JobState(completed.stdout), by="root") if completed.stdout else None
 
     def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
         return Command(("sinfo", instance)), Command(("scontrol", "show", "config"))
 
     def read_discovery(self, completed: Sequence[Completed], instance: str, mark: str) -> Discovery:
-        return Discovery(hidden=self.hidden)
+        return Discovery(hidden=self.hidden, operators=self.operators)
 
 
 class Clock:
@@ -460,6 +464,26 @@ async def test_of_an_end_that_was_seen_the_accounting_is_asked_only_what_is_miss
     subject, login, _ = plain(Plain(lag=9.0), NOTHING_LEFT, *([accounting] if accounting else []))
     assert (await subject.ending("alice", ID, JOB, seen)).end == end
     assert len(login.calls) == (2 if accounting else 1)
+
+
+async def test_an_accounting_that_still_has_an_ended_job_as_running_is_asked_again_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs, known = several(Completed(0, "running")), several(Completed(0, "cancelled"))
+    subject, login, clock = plain(Plain(lag=5.0), NOTHING_LEFT, runs, known)
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert (await subject.ending("alice", ID, JOB, CANCELLED)).end == JobEnd(JobState.CANCELLED, by="root")
+    subject, login, _ = plain(Plain(lag=5.0), NOTHING_LEFT, *[runs] * 9)
+    subject._clock = clock
+    assert (await subject.ending("alice", ID, JOB, CANCELLED)).end == CANCELLED
+    assert len(login.calls) == 4
+    subject, login, _ = plain(Plain(lag=5.0), NOTHING_LEFT, runs)
+    with pytest.raises(NotEndedYet):  # nobody else says that it has ended
+        await subject.ending("alice", ID, JOB)
 
 
 async def test_an_accounting_that_lags_is_asked_again_for_as_long_as_it_may(
@@ -606,6 +630,19 @@ async def test_hidden_jobs_are_asked_for_as_their_owners_each_at_most_every_30_s
     clock.now += 1
     assert await subject.listing([*asked, *carol]) == Listing((), frozenset({carol[0].name}))
     assert users_of(login) == ["alice", "bob"]
+
+
+async def test_nothing_is_hidden_from_an_operator_though_only_one_users_jobs_are_there() -> None:
+    scheduler = Plain(hidden=True)
+    look = [Completed(0)] * 2
+    subject, login, _ = plain(scheduler, look, [Completed(0)], look)
+    scheduler.operators = frozenset({"root", "svc"})
+    assert (await subject.discover("aaaaaa")).hidden is False
+    login.calls.clear()
+    await subject.listing([*jobs(1), *jobs(1, "bob")])
+    assert len(login.calls) == 1
+    scheduler.operators = frozenset({"root"})
+    assert (await subject.discover("aaaaaa")).hidden is True
 
 
 async def test_a_user_who_leaves_and_comes_back_does_not_ask_more_often() -> None:

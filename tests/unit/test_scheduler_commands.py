@@ -27,16 +27,29 @@ DISCOVERY = {
         "sinfo -h -a -O PartitionName:|,CPUsState:|,Gres:|,GresUsed:|,Memory:|,CPUs:|,NodeAIOT:|,Features:|",
         "squeue -h -a -O JobID:|,State:|,Partition:|,PriorityLong:|,UserName:|,Reason:~MARK~,Name:~MARK.",
         "scontrol -o show reservation",
-        "sacctmgr -nP show assoc format=user,account,partition,qos",
+        "sacctmgr -nP show user withassoc format=cluster,user,admin,account,partition,qos",
         "scontrol show config",
     ),
-    "pbs": ("qstat -Q -f -F dsv", "pbsnodes -a -F dsv", "qstat -B -f -F dsv", "qstat -f -F dsv"),
+    "pbs": (
+        "qstat -Q -f -F dsv",
+        "pbsnodes -a -F dsv",
+        "qstat -B -f -F dsv",
+        "qstat -f -F dsv",
+        "pbs_rstat -f",
+    ),
     "sge": (
         "qconf -sq *",
         "qhost -q -F -xml",
         "qconf -sc",
         "qstat -j gw-inst22-* -xml",
         "qstat -u * -s prs -r -xml",
+        "qconf -sprj",
+        "qconf -su",
+        "qconf -scal",
+        "qconf -ssconf",
+        "qrstat -u * -xml",
+        "/bin/date +%s",
+        "/usr/bin/base64 /etc/localtime",
     ),
     "local": ("gateway-queue survey gw-inst22-",),
 }
@@ -61,6 +74,38 @@ def test_a_jobs_commands(name: str, lines: Sequence[str]) -> None:
 def test_a_clusters_commands(name: str, lines: Sequence[str]) -> None:
     found = [" ".join(command.words) for command in get(name).discovery_commands("inst22", MARK)]
     assert found == [line.replace("MARK", MARK) for line in lines]
+
+
+#: What shows two jobs, of which the second one's id is not known.
+STATUS = {
+    "slurm": (
+        (
+            "squeue -h -a -t all --name=gw-inst22-abcdefghia,gw-inst22-abcdefghib -O JobID:~MARK~,"
+            "State:~MARK~,"
+            "Reason:~MARK~,BatchHost:~MARK~,UserName:~MARK~,RestartCnt:~MARK~,StartTime:~MARK~,"
+            "EndTime:~MARK~,Comment:~MARK~,Name:~MARK."
+        ),
+    ),
+    "pbs": ("qstat -x -f -F dsv", "qstat -B -f -F dsv"),
+    "sge": (
+        "qstat -j gw-inst22-abcdefghia,gw-inst22-abcdefghib -xml",
+        "qstat -u alice,bob -s prs -xml",
+    ),
+    "local": ("gateway-queue list gw-inst22-abcdefghia gw-inst22-abcdefghib",),
+}
+
+
+@pytest.mark.parametrize(("name", "lines"), STATUS.items(), ids=STATUS)
+def test_what_shows_jobs(name: str, lines: Sequence[str]) -> None:
+    asked = [
+        Asked("gw-inst22-abcdefghia", "alice", JobId(ID[name])),
+        Asked("gw-inst22-abcdefghib", "bob"),
+    ]
+    commands = get(name).status_commands(asked, MARK)
+    assert [" ".join(command.words) for command in commands] == [line.replace("MARK", MARK) for line in lines]
+    assert [command.environment for command in commands if command.environment] == (
+        [("SLURM_TIME_FORMAT=%s",)] if name == "slurm" else []
+    )
 
 
 def test_times_come_as_seconds_and_values_in_one_line() -> None:

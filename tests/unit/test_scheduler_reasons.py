@@ -18,6 +18,8 @@ REASONS = {
         "launch failed requeued held": "could not be started",
         "JobHoldMaxRequeue": "could not be started",
         "ReqNodeNotAvail, UnavailableNodes:cn1": "down or reserved",
+        "(Resources)": "is next",
+        "nodedown": "down or reserved",
         "NodeDown": "down or reserved",
         "Nodes required for job are DOWN": "down or reserved",
         "ReservationDeleted": "not there any more",
@@ -65,6 +67,22 @@ REASONS = {
         "Not Running: Insufficient amount of resource: ncpus": "is busy",
         "Job held by alice on Mon Nov 23": "Release it",
     },
+    "sge": {
+        "": "for its turn",
+        'can\'t open output file "/x/log": No such file or directory': "cannot write your job's log",
+        "can't chdir to /home/alice: No such file or directory": "does not see your job's directory",
+        'unable to find shell "/bin/x"': "lacks the shell",
+        'can\'t get password entry for user "alice"': "does not know your account",
+        "Job is in error state": "could not start your job",
+        "Job is in hold state": "is held",
+        'cannot run because it exceeds limit "alice/////" in rule "max/1"': "as much of the cluster",
+        "job dropped because of job dependencies": "other jobs to end",
+        "cannot run because it would interfere with an advance reservation": "is reserved",
+        'cannot run in queue "q" because it offers only hc:slots=0': "enough free",
+        'queue instance "q@cn1" dropped because it is FULL': "enough free",
+        'queue instance "q@cn1" dropped because it is temporarily not available': "queue is closed",
+        '(-l h_rt=9) cannot run in queue "q" because of cluster queue': "does not allow",
+    },
     "local": {
         "": "not looked",
         "Resources": "is next",
@@ -108,6 +126,35 @@ def test_slurms_states_say_more_than_a_reason(native: str, words: str) -> None:
 @pytest.mark.parametrize(("native", "words"), [("H 22", "job to end"), ("H 37", "brought in")])
 def test_pbss_substates_say_why_a_job_is_held(native: str, words: str) -> None:
     assert words in why("pbs", "", native, JobState.HELD)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (JobState.SUSPENDED, "suspended"),
+        (JobState.CANCELLED, "was cancelled"),
+        (JobState.WALLTIME, "walltime is used up"),
+        (JobState.OUT_OF_MEMORY, "more memory"),
+        (JobState.NODE_FAILED, "has failed"),
+        (JobState.FAILED, "with an error"),
+        (JobState.PREEMPTED, "make room"),
+    ],
+)
+def test_pbss_states_say_more_than_a_comment(state: JobState, words: str) -> None:
+    assert words in why("pbs", "Not Running: odd", state=state)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (JobState.HELD, "is held"),
+        (JobState.QUEUED, "for its turn"),
+        (JobState.CANNOT_START, "reason of its own: Eqw. If"),
+        (JobState.SUSPENDED, "suspended"),
+    ],
+)
+def test_without_a_message_grid_engines_state_is_told(state: JobState, words: str) -> None:
+    assert words in why("sge", "", "Eqw", state)
 
 
 @pytest.mark.parametrize("name", ["slurm", "pbs", "sge", "local"])

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from configparser import ConfigParser
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -28,7 +29,7 @@ from gateway.errors import (
 )
 from gateway.model import Asked, Choices, Command, Completed, JobId, JobState, JobStatus, Listing
 from gateway.schedulers import Scheduler, get, known
-from gateway.schedulers.text import FORM
+from gateway.schedulers.text import FORM, one_line
 from gateway.script import JobFacts, render_script
 from gateway.siteconfig import parse_site_config
 
@@ -132,7 +133,9 @@ class SchedulerContract:
         assert self.scheduler.template == f"{self.scheduler.name}.sh.j2"
 
     def test_it_runs_only_the_programs_that_it_names(self) -> None:
-        assert {command.words[0] for command in self.commands()} <= set(self.scheduler.programs)
+        programs = {words[0] for each in self.commands() for words in (each.words, each.each) if words}
+        of_the_system = {program for program in programs if program.startswith("/")}
+        assert programs - of_the_system <= set(self.scheduler.programs)
         for command in self.commands():
             assert all(word and "\0" not in word and "\n" not in word for word in command.words)
             assert all("=" in word for word in command.environment)
@@ -191,8 +194,14 @@ class SchedulerContract:
     def test_noise_is_never_more_than_one_of_our_errors(self, noise: str, status: int) -> None:
         for reader in self.readers():
             for completed in (Completed(status, noise, noise), Completed(status, noise)):
-                with contextlib.suppress(GatewayError):
+                try:
                     reader(completed)
+                except GatewayError as error:
+                    logged = str(error)
+                    assert logged.startswith(self.programs_in_the_log()), "nobody knows what failed"
+
+    def programs_in_the_log(self) -> tuple[str, ...]:
+        return (*self.scheduler.programs, "PBS:", "discovery:", "Grid Engine:")
 
     def test_what_went_wrong_is_logged_in_the_programs_own_words(self) -> None:
         """Whoever looks after the gateway finds there what failed, and what it said."""
@@ -204,7 +213,7 @@ class SchedulerContract:
                 except GatewayError as error:
                     logged = str(error)
                     assert words in logged
-                    assert logged.startswith((*self.scheduler.programs, "PBS:", "discovery:"))
+                    assert logged.startswith(self.programs_in_the_log())
         for read, completed in (
             (self.scheduler.read_submit, self.refused[0]),
             (self.scheduler.read_cancel, self.not_cancelled),
@@ -212,6 +221,7 @@ class SchedulerContract:
             with pytest.raises((SubmitRefused, CancelRefused)) as caught:
                 read(completed)
             assert str(caught.value).startswith(tuple(self.scheduler.programs))
+            assert one_line(completed.stderr or completed.stdout) in str(caught.value)
             assert caught.value.public != type(caught.value).default_public
 
     def test_a_part_that_is_not_there_is_no_crash(self) -> None:
@@ -280,6 +290,18 @@ class SchedulerContract:
         (job,) = self.read(self._state(JobState.RUNNING))
         assert parse(job.comment, run="0123456789abcdef", restarts=0, host="cn1", ports=(20000, 20009))
 
+    def test_what_is_wrong_with_a_listing_is_logged(self) -> None:
+        """It is cut short, it is something else, or it has a job twice: nothing of it is believed."""
+        good = list(self.listing([self._state(JobState.RUNNING)]))
+        for i, completed in enumerate(good):
+            for stdout in (completed.stdout[:-2], "<x/>\n", "x|y\n", completed.stdout * 2):
+                answers = [*good[:i], replace(completed, stdout=stdout), *good[i + 1 :]]
+                try:
+                    self.scheduler.read_status(answers, [self.asked()], MARK)
+                except QueueUnreachable as error:
+                    logged = str(error)
+                    assert logged.startswith(self.programs_in_the_log())
+
     def test_an_empty_listing_is_a_good_answer(self) -> None:
         assert self.scheduler.read_status(self.listing([]), [self.asked()], MARK) == Listing(())
 
@@ -289,8 +311,8 @@ class SchedulerContract:
                 assert self.scheduler.why(job).endswith(".")
         odd = JobStatus(self.job_id(1), NAME, "alice", JobState.QUEUED, reason="Odd\x1b[31mThing", native="x")
         assert "Odd [31mThing" in self.scheduler.why(odd)
-        plain = JobStatus(self.job_id(1), NAME, "alice", JobState.QUEUED, reason="It is XX odd.", native="x")
-        assert "reason of its own: It is XX odd." in self.scheduler.why(plain)
+        plain = JobStatus(self.job_id(1), NAME, "alice", JobState.QUEUED, reason="It is X.", native="x")
+        assert "reason of its own: It is X." in self.scheduler.why(plain)
         assert ".." not in self.scheduler.why(plain)
 
     # --- cancel ---------------------------------------------------------------------------------------
@@ -352,6 +374,7 @@ class SchedulerContract:
         )
         assert self.scheduler.header_faults(header) == ()
         assert self.scheduler.header_faults("") == ()
+        assert self.scheduler.header_faults(header, {"a field that it does not know"}) == ()
 
     def test_what_is_no_line_of_the_script_is_no_directive(self) -> None:
         """A rendered header holds people's text: to the scheduler only a line feed ends a line."""

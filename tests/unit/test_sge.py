@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from gateway.discovery import Room
+from gateway.discovery import MOST_ROOMS, Room
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Choices, Completed, JobEnd, JobId, JobState, Listing
 from gateway.schedulers.sge import Sge
@@ -122,6 +122,12 @@ class TestContract(SchedulerContract):
         "#$ -a 12312300",
         "#$ -V",
         "#$ -notify",
+        *(
+            f"#$ {option}"
+            for option in ("-tc 2", "-hold_jid_ad 1", "-e x", "-i x", "-cwd", "-shell n", "-b y")
+        ),
+        *(f"#$ {option}" for option in ("-C #X", "-ckpt x", "-dc x", "-sc x=y", "-@ x", "-v A=1")),
+        *(f"#$ {option}" for option in ("-sync y", "-now y", "-terse", "-w n", "-verify", "-help")),
     )
     good_directives = ("#$ -l h_vmem=4G,scratch=10G", "#$ -P project", "#$ -R y -p -10", "#$ -M -q@x.org")
     chosen_directives: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -183,6 +189,25 @@ def test_an_unknown_queue_is_refused_in_its_own_words() -> None:
         with pytest.raises(SubmitRefused) as caught:
             read(Completed(1, "", said))
         assert caught.value.public == f"The cluster did not accept the job: {words}."
+
+
+def test_each_of_qsubs_sentences_is_told_once_and_all_of_them_logged() -> None:
+    said = (
+        "a warning of the site's\nUnable to run job: warning: X is odd.\nerror: .\nerror: not so, X\n"
+        "qsub: error: not so, X.\nExiting.\n"
+    )
+    for read, program in ((sge.read_submit, "qsub"), (sge.read_dry_run, "qsub -w v")):
+        with pytest.raises(SubmitRefused) as caught:
+            read(Completed(1, "", said))
+        words = "a warning of the site's; X is odd; not so, X"
+        assert caught.value.public == f"The cluster did not accept the job: {words}."
+        assert str(caught.value).startswith(program)
+        assert "X is odd. error: ." in str(caught.value)
+
+
+def test_a_qmaster_that_was_not_reached_is_logged() -> None:
+    with pytest.raises(QueueUnreachable, match=r"^qsub: exit status 1: .*Connection refused"):
+        sge.read_submit(Completed(1, "", f"{REFUSED_CONNECTION}Unable to run job: {NO_SEND}Exiting.\n"))
 
 
 def test_warnings_before_the_id_do_no_harm() -> None:
@@ -263,16 +288,103 @@ def test_a_listing_by_queues_says_the_same() -> None:
 def test_gone_needs_a_good_listing(answer: Completed, place: int) -> None:
     answers = [detailed(detail(1)), listed(row(1, "r"))]
     answers[place] = answer
-    with pytest.raises(QueueUnreachable):
+    with pytest.raises(QueueUnreachable, match=r"^qstat: " if place else "^qstat -j: "):
         sge.read_status(answers, [Asked(NAME, "alice")], MARK)
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        ("<html><b>a</b><b>b</b></html>", "html: a b$"),
+        ('<!DOCTYPE x [<!ENTITY a "b">]><job_info/>', "not readable: a declaration: <!DOCTYPE"),
+        ("<job_info><queue_info>", "not readable: no element found"),
+        (listed(row(7, "r").replace(">7<", ">x<")).stdout, "'x' is no job id"),
+    ],
+)
+def test_what_is_wrong_with_a_document_is_logged(printed: str, words: str) -> None:
+    with pytest.raises(QueueUnreachable, match=f"^qstat: {words}"):
+        read(detailed(), Completed(0, printed))
+
+
+def test_a_job_that_is_there_twice_is_logged() -> None:
+    with pytest.raises(QueueUnreachable, match="job 7 is there twice"):
+        read(detailed(detail(7), detail(7)), listed())
 
 
 def test_a_job_that_one_of_the_listings_has_is_not_gone() -> None:
     (ended,) = read(detailed(detail(7)), listed()).jobs
-    assert (ended.job_id, ended.state) == ("7", JobState.UNKNOWN)
+    assert (ended.job_id, ended.state, ended.comment) == ("7", JobState.UNKNOWN, ENDPOINT)
     (new,) = read(detailed(), listed(row(7, "qw"))).jobs
-    assert (new.job_id, new.state) == ("7", JobState.QUEUED)
+    assert (new.job_id, new.state, new.native) == ("7", JobState.QUEUED, "qw")
+    assert (new.comment, new.reason, new.ends) == ("", "", None)
     assert read(detailed(), listed()).jobs == ()
+
+
+def limited(number: int, *, started: str = "1795461501", h_rt: str = "600.000000", context: str = "") -> str:
+    """Return a job with a limit, as far as it has one and says when it began."""
+    limit = f"<qstat_l_requests><CE_name>h_rt</CE_name><CE_doubleval>{h_rt}</CE_doubleval></qstat_l_requests>"
+    text = detail(number, context=context).replace("1795461501", started)
+    return text.replace(
+        "</JB_ja_tasks>", f"</JB_ja_tasks><JB_hard_resource_list>{limit}</JB_hard_resource_list>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("letters", "said", "ends"),
+    [
+        ("r", {}, datetime.fromtimestamp(1795462101, UTC)),
+        ("r", {"started": ""}, None),
+        ("r", {"h_rt": ""}, None),
+        ("r", {"h_rt": "INFINITY"}, None),
+        ("qw", {}, None),
+        ("Rq", {"started": ""}, None),
+    ],
+    ids=range(6),
+)
+def test_a_walltime_ends_where_a_job_runs_and_both_its_numbers_are_known(
+    letters: str, said: Mapping[str, str], ends: datetime | None
+) -> None:
+    (job,) = read(detailed(limited(7, **said)), listed(row(7, letters))).jobs
+    assert job.ends == ends
+    assert job.comment == ""
+
+
+def messages(*said: tuple[int, str, int]) -> str:
+    """Return the scheduler's messages: each one's number, its words, and the job that they are about."""
+    elements = (
+        f"<element><MES_message_number>{number}</MES_message_number><MES_message>{words}</MES_message>"
+        f"<MES_job_number_list><element><ULNG_value>{job}</ULNG_value></element></MES_job_number_list></element>"
+        for number, words, job in said
+    )
+    return f"<messages><element><SME_message_list>{''.join(elements)}</SME_message_list></element></messages>"
+
+
+def test_a_message_is_of_the_jobs_that_it_names_alone() -> None:
+    said = messages((8, "one", 7), (7, "two", 7), (7, "three", 8), (9, "four", 4711))
+    first = detailed(detail(7), detail(8))
+    first = Completed(0, first.stdout.replace("<messages></messages>", said))
+    waits, runs = read(first, listed(row(7, "qw"), row(8, "r"))).jobs
+    assert (waits.reason, runs.reason) == ("one; two", "")
+
+
+def test_an_error_without_words_is_no_reason() -> None:
+    (job,) = read(detailed(detail(7)), listed(row(7, "Eqw"))).jobs
+    assert (job.state, job.reason) == (JobState.CANNOT_START, "")
+
+
+def test_what_a_row_leaves_out_is_empty() -> None:
+    text = row(7, "r", user="").replace("short@cn1", "short")
+    more = "<hard_req_queue></hard_req_queue><hard_request name='gpu'></hard_request><slots>"
+    (found,) = rows(listed(text.replace("<slots>", more)))
+    assert (found.user, found.host, found.queues, found.requests) == ("", "", frozenset(), {"gpu": ""})
+
+
+def test_what_nobody_asks_for_is_passed_over_wherever_it_stands() -> None:
+    """Parts that are not read may hold anything, also what is no XML; what is between them is read."""
+    junk = "<JB_env_list><odd></JB_env_list>"
+    text = detail(7).replace("<JB_owner>", f"{junk}<JB_owner>").replace("</JB_owner>", f"</JB_owner>{junk}")
+    (job,) = read(detailed(text), listed(row(7, "r"))).jobs
+    assert (job.user, job.comment) == ("alice", ENDPOINT)
 
 
 def test_bad_bytes_in_anybodys_job_hide_nobodys() -> None:
@@ -370,12 +482,25 @@ def test_a_job_that_goes_or_is_gone_is_cancelled(status: int, said: str) -> None
         (Completed(1, NO_SEND), QueueUnreachable),
         (Completed(1, 'denied: host "sgen1" is not a submit host\n'), CancelRefused),
         (Completed(0, ""), QueueUnreachable),
+        (Completed(124, "alice has deleted job 8\n"), QueueUnreachable),
+        (
+            Completed(0, "alice has deleted job 8\n", "error: commlib error: got read error\n"),
+            QueueUnreachable,
+        ),
+        (Completed(1, "something odd\n"), QueueUnreachable),
+        (Completed(0, "denied\n"), QueueUnreachable),
     ],
-    ids=["down", "hung", "denied", "silent"],
+    ids=["down", "hung", "denied", "silent", "limit", "lost", "odd", "denied-or-not"],
 )
 def test_a_cancel_that_is_not_clear_is_tried_again(completed: Completed, error: type[Exception]) -> None:
     with pytest.raises(error):
         sge.read_cancel(completed)
+
+
+def test_a_refusal_to_cancel_is_told_in_qdels_own_words() -> None:
+    with pytest.raises(CancelRefused) as caught:
+        sge.read_cancel(Completed(1, "bob lacks the privileges of X.\n"))
+    assert caught.value.public == "The cluster will not stop the job: bob lacks the privileges of X."
 
 
 # --- the end ------------------------------------------------------------------------------------------------
@@ -570,6 +695,20 @@ def test_a_number_of_grid_engines_is_a_state(
     assert end == JobEnd(state, None, signal, native=f"failed {failed}; exit_status {status}")
 
 
+def test_what_failed_before_the_job_began_is_a_failure() -> None:
+    """accounting(5), "failed": all but what a signal, a limit, or a lost node did."""
+    for number in (*range(1, 17), 18, 19, *range(26, 32), 36, 38):
+        end = ended(failed=f"{number} : some words")
+        assert end
+        assert end.state is JobState.FAILED, number
+
+
+def test_a_limit_of_which_nothing_more_is_said_is_the_walltime() -> None:
+    end = ended(failed="37 : qmaster enforced h_rt, h_cpu, or h_vmem limit", exit_status="137")
+    assert end
+    assert end.state is JobState.WALLTIME
+
+
 @pytest.mark.parametrize("missing", ["failed", "exit_status"])
 def test_a_record_without_its_numbers_says_nothing(missing: str) -> None:
     assert ended(None, **{missing: ""}) is None
@@ -700,6 +839,68 @@ def test_interactive_queues_are_none_of_ours() -> None:
     answers[0] = Completed(0, "qname i\nqtype INTERACTIVE\n\nqname n\nslots 1\n\nqname b\nqtype BATCH\n")
     assert [room.name for room in sge.read_discovery(answers, INSTANCE, MARK).rooms] == ["b"]
     assert sge.read_discovery(answers, INSTANCE, MARK).hidden is None
+
+
+def test_the_gpus_of_a_queue_are_the_most_that_a_node_has_of_each_kind() -> None:
+    """What is left there (qhost) and what jobs hold; a complex has a name and a shortcut."""
+    complexes = "".join(
+        f"{kind} {kind[-1]}x INT <= YES JOB 0 0\n" for kind in ("gpu", "gpu_a", "gpu_b", "slots")
+    )
+    holds = [
+        row(number, "r" if node else "qw", "x", host=node).replace(
+            "<slots>", f"<hard_request name='gpu'>{count}</hard_request><slots>"
+        )
+        for number, (node, count) in enumerate([("a", 1), ("a", 2), ("", 8)], 1)
+    ]
+    nodes = host("a", 1, 0, gpu="2") + host("b", 1, 0, gpu="4", gpu_a="3") + host("c", 1, 0, gpu_b="0")
+    answers = [Completed(124)] * 5
+    answers[0] = Completed(0, "qname q\nqtype BATCH\n")
+    answers[1] = Completed(0, f"<qhost>{nodes}</qhost>")
+    answers[2], answers[4] = Completed(0, f"#name shortcut\n{complexes}"), listed(*holds)
+    (room,) = sge.read_discovery(answers, INSTANCE, MARK).rooms
+    assert room.gpus == {"gpu": 5, "gpu_a": 3, "gpu_b": 0}
+    assert room.free_gpus == {"gpu": 6, "gpu_a": 3, "gpu_b": 0}
+
+
+def test_who_names_no_queue_waits_in_front_of_each() -> None:
+    answers = [Completed(124)] * 5
+    answers[0] = Completed(0, "qname a\nqtype BATCH\n\nqname b\nqtype BATCH\n")
+    answers[4] = listed(waiting_row(1, "x", "a"), waiting_row(2, "x"), waiting_row(3, "x"), row(4, "r"))
+    rooms = sge.read_discovery(answers, INSTANCE, MARK).rooms
+    assert {room.name: room.waiting for room in rooms} == {"a": 3, "b": 2}
+
+
+def test_a_value_that_goes_on_in_the_next_line_is_one() -> None:
+    (room,) = rooms_of("projects physics, \\\n          chemistry\nh_rt 0:10:0\n")
+    assert (room.accounts, room.max_walltime) == (frozenset({"physics", "chemistry"}), 10)
+
+
+def test_no_more_queues_are_looked_at_than_a_form_can_have() -> None:
+    answers = [Completed(124)] * 5
+    many = "\n".join(f"qname q{number}\nqtype BATCH\n" for number in range(MOST_ROOMS + 1))
+    answers[0] = Completed(0, many)
+    assert len(sge.read_discovery(answers, INSTANCE, MARK).rooms) == MOST_ROOMS
+
+
+def test_a_discovery_without_an_answer_is_logged() -> None:
+    failed = [Completed(1, "", "first"), *[Completed(2, "", "second")] * 4]
+    with pytest.raises(QueueUnreachable, match=r"^qconf: exit status 1: first$"):
+        sge.read_discovery(failed, INSTANCE, MARK)
+    with pytest.raises(QueueUnreachable, match=r"^Grid Engine: nothing that was asked was answered$"):
+        sge.read_discovery([Completed(0, "x")] * 5, INSTANCE, MARK)
+
+
+@pytest.mark.parametrize(
+    ("size", "megabytes"),
+    [
+        *(("1048576", 1), ("2048K", 2), ("3M", 3), ("2G", 2048), ("1T", 2**20)),
+        *(("1048576k", 1000), ("1048576m", 10**6), ("1048.576g", 10**6), ("1.5G", 1536)),
+        *(("much", None), ("", None), ("1P", None), ("\u0663M", None)),
+    ],
+)
+def test_memory_is_read_in_all_of_grid_engines_units(size: str, megabytes: int | None) -> None:
+    (room,) = rooms_of("", host("a", 1, 0, mem_total=size))
+    assert room.max_memory == megabytes
 
 
 def test_what_shows_a_cluster_is_asked_in_one_line_per_value() -> None:

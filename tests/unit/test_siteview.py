@@ -55,6 +55,7 @@ def look(*texts: str, host: str = "login1", refused: Sequence[str] = ()) -> Look
 class Looks:
     def __init__(self, *looks: Look) -> None:
         self.now: tuple[Look, ...] | GatewayError = looks
+        self.silent: dict[str, str] = {}
         self.everywhere: list[bool] = []
 
     async def look(self, *, everywhere: bool = False) -> tuple[Look, ...]:
@@ -257,6 +258,30 @@ async def test_login_nodes_that_disagree_are_both_shown_and_the_first_counts(
     assert [(source.host, source.used) for source in made.sources] == [("login1", True), ("login2", False)]
 
 
+async def test_what_another_login_node_refuses_and_who_does_not_answer_is_said_beside_it() -> None:
+    why = "/etc/gateway/site.d/0.yaml: belongs to alice, not to root: chown root"
+    looks = Looks(look(SHORT), look(host="login2", refused=[why]))
+    looks.silent = {"login3": "login3:22: no route"}
+    made = view(looks)
+    await made.refresh_drop_ins()
+    assert (names(made), made.faults) == (["short"], ())
+    assert made.disagreements[0].endswith("those of login1 count; copy them to login2")
+    assert made.disagreements[1] == f"login2:{why}"
+    assert made.disagreements[2].startswith("Login node login3 does not answer")
+    assert made.disagreements[2].endswith(": login3:22: no route")
+
+
+async def test_a_faulty_set_of_the_first_login_node_is_to_be_mended_before_it_is_copied() -> None:
+    looks = Looks(look(SHORT))
+    made = view(looks)
+    await made.refresh_drop_ins()
+    looks.now = (look(BAD["key"]), look(SHORT.replace("short", "other"), host="login2"))
+    await made.refresh_drop_ins()
+    assert names(made) == ["short"], "the second one's do not take the place of the last good ones"
+    (sentence,) = made.disagreements
+    assert sentence.endswith("those of login1 count; mend them, and copy them to login2")
+
+
 # --- the scheduler ----------------------------------------------------------------------------------
 
 
@@ -428,10 +453,12 @@ async def test_a_login_node_that_is_down_does_not_count_and_is_asked_less_often(
     for clock[0] in (0.0, 30.0, 61.0, 90.0, 150.0):
         assert [found.host for found in await made.look()] == ["login2"]
     assert connections.asked.count("login1") == 2
+    assert made.silent == {"login1": "down"}
     connections.nodes["login1"] = said("login1", "b")
     assert [found.host for found in await made.look()] == ["login2"]
     clock[0] = 185.0
     assert [found.host for found in await made.look()] == ["login1", "login2"], "it is back"
+    assert not made.silent
     connections.nodes = dict.fromkeys(connections.nodes, LoginNodeUnreachable("down"))
     with pytest.raises(LoginNodeUnreachable):
         await made.look(everywhere=True)

@@ -176,6 +176,8 @@ def test_submit_inherits_nothing_and_prints_an_id() -> None:
             "Memory specification can not be satisfied; Requested node configuration is not available",
         ),
         ("sbatch-time-syntax", "Invalid --time specification"),
+        ("sbatch-qos", "Invalid qos specification"),
+        ("sbatch-association", "Invalid account or account/partition combination specified"),
     ],
 )
 def test_a_refusal_is_told_in_slurms_own_words(name: str, words: str) -> None:
@@ -411,27 +413,52 @@ def ended(native: str, code: str = "0:0", **more: str) -> JobEnd | None:
     return SLURM.read_accounting(Completed(0, "|".join(row) + "\n"), ASKED[0])
 
 
+def told(name: str, end: str = "a") -> JobEnd | None:
+    """Return how alice's job ``gw-inst22-abcdefghi{end}`` ended by a recording of sacct."""
+    words = (RECORDINGS / f"sacct-{name}.txt").read_text().split("\n")[0].split()[1:]
+    asked = Asked(f"gw-inst22-abcdefghi{end}", "alice", JobId(words[words.index("-j") + 1]))
+    assert SLURM.accounting_command(asked).words == tuple(words)
+    return SLURM.read_accounting(recorded(f"sacct-{name}"), asked)
+
+
 @pytest.mark.parametrize(
-    ("native", "code", "end"),
+    ("name", "letter", "end"),
     [
-        ("COMPLETED", "0:0", JobEnd(JobState.COMPLETED, 0, None, "", "COMPLETED cn1")),
-        ("FAILED", "3:0", JobEnd(JobState.FAILED, 3, None, "", "FAILED cn1")),
-        ("FAILED", "0:9", JobEnd(JobState.FAILED, 0, 9, "", "FAILED cn1")),
-        ("CANCELLED by 10001", "0:15", JobEnd(JobState.CANCELLED, 0, 15, "alice", "CANCELLED by 10001 cn1")),
-        ("CANCELLED by 0", "0:15", JobEnd(JobState.CANCELLED, 0, 15, "0", "CANCELLED by 0 cn1")),
-        ("CANCELLED", "0:0", JobEnd(JobState.CANCELLED, 0, None, "", "CANCELLED cn1")),
-        ("TIMEOUT", "0:0", JobEnd(JobState.WALLTIME, 0, None, "", "TIMEOUT cn1")),
-        ("DEADLINE", "0:0", JobEnd(JobState.WALLTIME, 0, None, "", "DEADLINE cn1")),
-        ("OUT_OF_MEMORY", "0:125", JobEnd(JobState.OUT_OF_MEMORY, 0, 125, "", "OUT_OF_MEMORY cn1")),
-        ("NODE_FAIL", "1:0", JobEnd(JobState.NODE_FAILED, 1, None, "", "NODE_FAIL cn1")),
-        ("PREEMPTED", "0:15", JobEnd(JobState.PREEMPTED, 0, 15, "", "PREEMPTED cn1")),
-        ("ODD", "", JobEnd(JobState.UNKNOWN, None, None, "", "ODD cn1")),
+        ("completed", "k", JobEnd(JobState.COMPLETED, 0, None, "", "COMPLETED acctn1")),
+        ("failed", "g", JobEnd(JobState.FAILED, 3, None, "", "FAILED acctn1")),
+        ("killed", "h", JobEnd(JobState.FAILED, 0, 9, "", "FAILED acctn1")),
+        ("over-memory-kill", "b", JobEnd(JobState.FAILED, 0, 9, "", "FAILED acctn2")),
+        ("out-of-memory", "b", JobEnd(JobState.OUT_OF_MEMORY, 0, 125, "", "OUT_OF_MEMORY acctn1")),
+        ("walltime", "a", JobEnd(JobState.WALLTIME, 0, None, "", "TIMEOUT acctn1")),
+        ("deadline", "j", JobEnd(JobState.WALLTIME, 1, None, "", "DEADLINE")),
+        ("preempted", "c", JobEnd(JobState.PREEMPTED, 0, None, "", "PREEMPTED acctn1")),
+        ("node-fail", "i", JobEnd(JobState.NODE_FAILED, 0, None, "", "NODE_FAIL acctn2")),
+        ("cancelled-by-root", "e", JobEnd(JobState.CANCELLED, 0, None, "0", "CANCELLED by 0 acctn1")),
+        (
+            "cancelled-by-owner",
+            "f",
+            JobEnd(JobState.CANCELLED, 0, None, "alice", "CANCELLED by 10001 acctn1"),
+        ),
+        (
+            "cancelled-by-operator",
+            "m",
+            JobEnd(JobState.CANCELLED, 0, None, "10003", "CANCELLED by 10003 acctn1"),
+        ),
+        ("cancelled-waiting", "l", JobEnd(JobState.CANCELLED, 0, None, "alice", "CANCELLED by 10001")),
+        ("requeued", "d", JobEnd(JobState.CANCELLED, 0, None, "alice", "CANCELLED by 10001 BeginTime")),
+        ("unknown", "z", None),
+        ("completed", "a", None),
     ],
 )
 def test_the_accounting_says_how_a_job_ended_and_who_cancelled_it(
-    native: str, code: str, end: JobEnd
+    name: str, letter: str, end: JobEnd | None
 ) -> None:
-    assert ended(native, code) == end
+    assert told(name, letter) == end
+
+
+def test_a_state_that_is_not_known_is_told_as_it_is() -> None:
+    assert ended("ODD", "") == JobEnd(JobState.UNKNOWN, None, None, "", "ODD cn1")
+    assert ended("CANCELLED") == JobEnd(JobState.CANCELLED, 0, None, "", "CANCELLED cn1")
 
 
 def test_the_accounting_knows_the_last_run_of_the_very_job() -> None:
@@ -455,12 +482,13 @@ def test_the_accounting_knows_the_last_run_of_the_very_job() -> None:
 def test_a_job_that_runs_by_the_accountings_word_has_not_ended(native: str) -> None:
     with pytest.raises(QueueUnreachable, match="still"):
         ended(native)
+    with pytest.raises(QueueUnreachable, match="RUNNING still"):
+        told("running", "m")
 
 
 def test_an_accounting_that_does_not_answer_says_nothing() -> None:
-    words = "sacct: error: Problem talking to the database: Connection refused\n"
-    with pytest.raises(QueueUnreachable):
-        SLURM.read_accounting(Completed(1, "", words), ASKED[0])
+    with pytest.raises(QueueUnreachable, match="Connection refused"):
+        told("dead")
 
 
 # --- the dry run ------------------------------------------------------------------------------------------
@@ -474,7 +502,19 @@ def test_a_dry_run_hands_nothing_in_and_lets_a_good_job_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["account", "cores", "feature", "group", "option", "partition", "reservation", "walltime"]
+    "name",
+    [
+        "account",
+        "association",
+        "cores",
+        "feature",
+        "group",
+        "option",
+        "partition",
+        "qos",
+        "reservation",
+        "walltime",
+    ],
 )
 def test_a_dry_run_refuses_what_can_never_run(name: str) -> None:
     with pytest.raises(SubmitRefused, match=r"^sbatch: exit status"):
@@ -655,11 +695,43 @@ def test_jobs_that_cannot_be_read_are_not_said_to_be_none(jobs: Completed) -> No
     assert len(found.faults) == 1
 
 
-def test_the_accounts_of_each_user_are_read() -> None:
-    rows = "|root||normal\nalice|proj1||normal,high\nalice|proj2|debug|normal\nbob|proj1||\nodd\n"
-    found = discover(accounts=Completed(0, rows))
-    assert found.accounts == {"alice": ("proj1", "proj2"), "bob": ("proj1",)}
-    assert found.qos == {"alice": ("normal", "high"), "bob": ()}
+def of_cluster(name: str) -> Completed:
+    return Completed(0, f"ClusterName             = {name}\nPrivateData             = none\n")
+
+
+def test_the_accounts_and_qos_of_each_user_are_read_for_this_cluster_alone() -> None:
+    rows = recorded("sacctmgr-clusters")
+    found = discover(accounts=rows, config=of_cluster("labacct"))
+    normal = ("normal",)
+    assert found.accounts == {
+        "root": ("root",),
+        "alice": ("proj1", "proj2"),
+        "carol": ("proj1",),
+        "svc": ("proj1",),
+        "bob": ("proj2",),
+    }
+    assert found.qos == {
+        "root": normal,
+        "alice": ("again", "cheap", "normal"),
+        "carol": ("normal", "urgent"),
+        "svc": normal,
+        "bob": normal,
+    }
+    assert found.operators == {"root", "carol", "svc"}
+    assert discover(accounts=rows, config=of_cluster("elsewhere")).accounts == {
+        "root": ("root",),
+        "alice": ("theirs",),
+    }
+    assert discover(accounts=rows, config=Completed(1)).accounts is None, "whose they are is not known"
+    one = Completed(0, "".join(line for line in rows.stdout.splitlines(True) if line.startswith("labacct")))
+    assert discover(accounts=one, config=Completed(1)).accounts == found.accounts
+
+
+@pytest.mark.parametrize("name", ["private", "dead"])
+def test_nobody_lacks_an_account_because_they_are_not_shown(name: str) -> None:
+    """With PrivateData=accounts somebody who is no operator is shown their own."""
+    found = discover(accounts=recorded(f"sacctmgr-{name}"), config=of_cluster("labacct"))
+    assert (found.accounts, found.qos, found.operators) == (None, None, frozenset())
 
 
 def test_a_downtime_is_of_those_partitions_that_it_takes_whole() -> None:

@@ -95,7 +95,9 @@ def test_what_is_not_in_the_way_is_not_spoken_of(down: Downtime) -> None:
 def test_a_job_that_is_expected_too_late_for_the_downtime_is_told_so() -> None:
     down = replace(DOWN, start=NOW + timedelta(hours=9), end=NOW + timedelta(hours=20))
     text = said(Discovery(downtimes=(down,)), replace(JOB, starts=NOW + timedelta(hours=20)))
-    assert text.startswith("8 h cannot start before today's downtime")
+    assert text.startswith(
+        "8 h cannot start before today's downtime (Sun 1 Feb, 19:00 to Mon 2 Feb, 06:00 UTC). "
+    )
 
 
 def test_during_a_downtime_nothing_starts() -> None:
@@ -186,3 +188,5 @@ def test_of_a_long_reason_two_sentences_are_said() -> None:
     text = why_it_waits(JOB, "One. Two. Three.", CHOICES, Discovery(), NOW)
     assert text == "One. Two."
     assert why_it_waits(JOB, " ", CHOICES, Discovery(), NOW) == ""
+    place = Discovery(positions={JOB.job_id: 1})
+    assert why_it_waits(JOB, " ", CHOICES, place, NOW) == "No job is before yours."

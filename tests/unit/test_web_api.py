@@ -14,11 +14,13 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.testing import bind_unused_port
 
+from gateway.discovery import Discovery
 from gateway.errors import NotFound
 from gateway.lifecycle import Phase
 from gateway.model import EndReason, JobId, User
 from gateway.origins import Origins
 from gateway.routing import RouteRow
+from gateway.siteview import SiteView
 from gateway.store.orphans import Orphan
 from gateway.web import api, make_application, make_server
 from gateway.web.base import secret_hash
@@ -318,13 +320,20 @@ class FakeOrphans:
 
 async def test_jobs_that_no_server_answers_for_are_shown_to_administrators_alone(world: World) -> None:
     listening, port = bind_unused_port()
-    http = make_server(make_application(replace(world.services(), orphans=FakeOrphans())))
+    services = world.services()
+    view = SiteView.fixed(next(iter(services.sites().values())))
+    services = replace(services, orphans=FakeOrphans(), views={"lab": view})
+    http = make_server(make_application(services))
     http.add_sockets([listening])
     code, body = await call(Browser(port), "/orphans", who="carol")
     assert code == 200
     (orphan,) = body["orphans"]
     assert (orphan["cluster"], orphan["job_id"], orphan["owner"]) == ("lab", "7", "bob")
     assert orphan["cancelled_after"] == "2026-02-02T00:00:00Z"
+    assert body["not_looked_for_on"] == []
+    view.discovery = Discovery(hidden=True)
+    _, body = await call(Browser(port), "/orphans", who="carol")
+    assert body["not_looked_for_on"] == ["lab"]
     assert (await call(Browser(port), "/orphans", who="alice"))[0] == 403
     assert (await call(Browser(port), "/orphans", who=""))[0] == 403
     http.stop()

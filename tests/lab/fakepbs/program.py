@@ -84,6 +84,10 @@ def _run(name: str, words: list[str]) -> int:
         from .qstat import main as show
 
         return show(words)
+    if name == "pbs_rstat":
+        from .rstat import main as show_reservations
+
+        return show_reservations(words)
     programs = {
         "qdel": qdel,
         "qalter": qalter,

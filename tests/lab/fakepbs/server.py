@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "max_queued": 0,  # jobs of one user, 0 for any number
     "disabled": [],  # queues that take no jobs
     "down": [],  # nodes that do not answer
+    "reservations": [],  # each with its "id" (M7, R8), hosts, start and end (seconds since 1970), owner
     "nodes": {},
     "queues": {
         "workq": {"queue_type": "Execution"},
@@ -290,7 +291,53 @@ class Server:
             "job_history_enable": str(self.settings["history"]),
             "pbs_version": "23.06.06",
         }
+        for each in self.settings["reservations"]:
+            shown[each["id"]] = {
+                "queue_type": "Execution",
+                "total_jobs": "0",
+                "state_count": self._counts([]),
+                "acl_user_enable": "True",
+                "acl_users": f"{each['owner']}@{self.host}",
+                "enabled": "True",
+                "started": str(self._is_on(each)),
+            }
         return {"queues": shown, "server": server}
+
+    def reservations(self, uid: int, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the reservations' attributes."""
+        del uid, request
+        return {"reservations": [self._reservation(each) for each in self.settings["reservations"]]}
+
+    def _reservation(self, each: dict[str, Any]) -> list[Any]:
+        cores = {host: self.settings["nodes"][host]["ncpus"] for host in each["hosts"]}
+        select = "+".join(f"host={host}:ncpus={ncpus}" for host, ncpus in cores.items())
+        who, stamp = f"{each['owner']}@{self.host}", str(each["start"] - 86400)
+        attributes = {
+            "Reserve_Name": "NULL",
+            "Reserve_Owner": who,
+            "reserve_state": "RESV_RUNNING" if self._is_on(each) else "RESV_CONFIRMED",
+            "reserve_substate": "5" if self._is_on(each) else "2",
+            "reserve_start": str(each["start"]),
+            "reserve_end": str(each["end"]),
+            "reserve_duration": str(each["end"] - each["start"]),
+            "queue": each["id"],
+            "Resource_List.ncpus": str(sum(int(ncpus) for ncpus in cores.values())),
+            "Resource_List.nodect": str(len(cores)),
+            "Resource_List.place": "exclhost",
+            "Resource_List.select": select,
+            "Resource_List.walltime": duration(each["end"] - each["start"]),
+            "resv_nodes": "+".join(f"({host}:ncpus={ncpus})" for host, ncpus in cores.items()),
+            "Authorized_Users": who,
+            "server": self.own,
+            "ctime": stamp,
+            "mtime": stamp,
+            "Variable_List": f"PBS_O_LOGNAME={each['owner']},PBS_O_HOST={self.host}",
+            "Submit_Host": self.host,
+        }
+        return [f"{each['id']}.{self.own}", attributes]
+
+    def _is_on(self, each: dict[str, Any]) -> bool:
+        return bool(each["start"] <= time.time() < each["end"])
 
     def _counts(self, jobs: list[Job]) -> str:
         words = {"T": "Transit", "Q": "Queued", "H": "Held", "W": "Waiting", "R": "Running", "E": "Exiting"}
@@ -388,12 +435,18 @@ class Server:
         """Return a node for the job, or the comment that says why there is none."""
         _, wanted = job.chunks[0]
         up = [name for name in self.settings["nodes"] if name not in self.settings["down"]]
+        reserved = False
         for name in up:
             if wanted.get("host", name) != name:
+                continue
+            if self._is_reserved(name, job.walltime()):
+                reserved = True
                 continue
             free = self._free(name)
             if all(size(wanted.get(key, "0"), key) <= amount for key, amount in free.items()):
                 return name, ""
+        if reserved:
+            return "", "Not Running: Job would conflict with reservation or top job"
         asked = int(job.attributes["Resource_List.ncpus"])
         total = sum(int(has["ncpus"]) for has in self.settings["nodes"].values())
         free_now = sum(self._free(name)["ncpus"] for name in up)
@@ -401,6 +454,13 @@ class Server:
         word = "Can Never Run" if int(wanted["ncpus"]) > most else "Not Running"
         amount = f"ncpus (R: {asked} A: {free_now} T: {total})" if up else "host "
         return "", f"{word}: Insufficient amount of resource: {amount}"
+
+    def _is_reserved(self, node: str, walltime: int) -> bool:
+        now_and_then = time.time(), time.time() + walltime
+        return any(
+            node in each["hosts"] and each["start"] < now_and_then[1] and each["end"] > now_and_then[0]
+            for each in self.settings["reservations"]
+        )
 
     def _estimate(self, job: Job) -> None:
         ends = [
@@ -548,6 +608,7 @@ def _answer(server: Server, connection: socket.socket) -> None:
             "delete": server.delete,
             "alter": server.alter,
             "queues": server.queues,
+            "reservations": server.reservations,
             "nodes": server.nodes,
             "control": server.control,
             "forge": server.forge,
