@@ -301,9 +301,9 @@ def test_only_the_gateway_gets_in(node: Node, tmp_path: Path) -> None:
                 assert not link.recv(100), "an answer"
                 raise ConnectionResetError
     with socket.create_connection(("127.0.0.1", node.port), LIMIT) as plain:
-        plain.sendall(b"w")
+        plain.sendall(b"w" * 100)
         with suppress(ConnectionResetError):
-            assert b"application" not in plain.recv(100)
+            assert b"app.sock" not in plain.recv(100)
     assert node.ask(b"w")
     assert "a connection was not carried" in node.log
 
@@ -410,6 +410,18 @@ def test_a_port_of_another_job_is_not_taken_for_the_applications() -> None:
             assert "another job has taken port" in done.stderr
         finally:
             other.kill()
+
+
+def test_another_users_listener_is_never_taken_for_the_applications(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor later: it is looked at again while the job runs."""
+    here = relay.Loopback("JUPYTER_TOKEN_FILE=/none")
+    assert not here.ready()
+    with socket.create_server(("127.0.0.1", here.port)):
+        assert here.ready()
+        monkeypatch.setattr(relay, "RECHECK", 0.0)
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+        with pytest.raises(relay.Refusal, match="another user of the node has taken port"):
+            here.ready()
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ def test_a_setting_that_must_be_there_is_told_with_what_it_means(tmp_path: Path)
         settings.require(settings.gateway, "public_url", "tls_certificate")
     assert str(caught.value) == (
         f"{tmp_path}/gateway_config.py: set c.Gateway.tls_certificate: "
-        "A PEM file with the certificate, its chain and its key (0600). A new one is taken up within seconds. "
+        "A PEM file with the certificate, its chain and its key (0600). "
+        "A new one is taken up within seconds. "
         "For example '/etc/gateway/tls.pem'."
     )
 
