@@ -171,7 +171,11 @@ def _named(text: str, names: Sequence[str]) -> int:
 
 
 def windows(found: Calendar, now: datetime, zone: tzinfo) -> list[_Window]:
-    """Return when a calendar closes its queues, from now on, in UTC."""
+    """Return when a calendar closes its queues, from now on, in UTC.
+
+    Raises:
+        ValueError: The time zone is none: it has an offset of more than a day.
+    """
     today = now.astimezone(zone).date()
     joined: list[_Window] = []
     for day in (today + timedelta(days=number) for number in range(-_BACK, _AHEAD)):
@@ -194,6 +198,16 @@ class Clock:
     zone: tzinfo
 
 
+class _Whole(BytesIO):
+    """A file that is not read beyond its end: zoneinfo would, for ever (CPython 3.11, load_data())."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        if size and size > len(found):
+            raise EOFError("it is cut short")
+        return found
+
+
 def clock(seconds: Completed, localtime: Completed) -> Clock:
     """Return what ``date +%s`` and ``base64 /etc/localtime`` printed; without that file it is UTC (tzset(3)).
 
@@ -206,9 +220,8 @@ def clock(seconds: Completed, localtime: Completed) -> Clock:
     if localtime.status and "No such file" in localtime.stderr:
         return Clock(now, UTC)
     try:
-        zone = ZoneInfo.from_file(BytesIO(binascii.a2b_base64(answered(localtime, "base64"))))
-        datetime.combine(now.date(), time(), zone).astimezone(UTC)
-    except (ValueError, struct.error, IndexError, OverflowError, AssertionError) as error:
+        zone = ZoneInfo.from_file(_Whole(binascii.a2b_base64(answered(localtime, "base64"))))
+    except (ValueError, struct.error, IndexError, OverflowError, EOFError, AssertionError) as error:
         raise QueueUnreachable(f"base64: /etc/localtime is no time zone: {error}") from None
     return Clock(now, zone)
 
@@ -273,7 +286,12 @@ def closings(
             shared.setdefault(name, []).append(queue)
     for name, queues in shared.items():
         everywhere = len(queues) == len(of_queues)
-        for start, end in windows(known[name], at.now, at.zone):
+        try:
+            found = windows(known[name], at.now, at.zone)
+        except (ValueError, OverflowError) as error:
+            faults.append(f"calendar {one_line(name)}: cannot be read: {error}")
+            continue
+        for start, end in found:
             if ahead or start <= at.now:
                 yield Downtime(name, start, end, frozenset() if everywhere else frozenset(queues))
 

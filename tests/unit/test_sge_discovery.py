@@ -24,6 +24,8 @@ from tests.unit.test_schedulers import INSTANCE, MARK, NAME
 RECORDINGS = Path(__file__).parents[1] / "recordings/sge"
 BERLIN = ZoneInfo("Europe/Berlin")
 NO_ANSWER = Completed(124)
+#: A time zone's file without the end of its last line.
+CUT_SHORT = Path("/usr/share/zoneinfo/Europe/Berlin").read_bytes()[:-1]
 #: When `CLOSED` was measured, a Monday.
 MEASURED = datetime(2026, 11, 23, 23, 40, tzinfo=UTC)
 #: Years and weeks of calendars, and whether the qmaster had the queue closed then.
@@ -209,6 +211,7 @@ def test_what_cannot_be_read_is_told_and_takes_nothing_else_away() -> None:
         ({"date": Completed(127, "", "env: /bin/date: not there")}, "date: exit status 127"),
         ({"localtime": Completed(0, "!!!!\n")}, "base64: /etc/localtime is no time zone"),
         ({"localtime": Completed(0, base64.b64encode(b"TZif2" + b"\xff" * 200).decode())}, "no time zone"),
+        ({"localtime": Completed(0, base64.b64encode(CUT_SHORT).decode())}, "it is cut short"),
         ({"calendars": NO_ANSWER}, "qconf: exit status 124"),
     ],
 )
