@@ -406,4 +406,4 @@ def test_checking_takes_half_as_long_as_reading(text: str) -> None:
     began = time.process_time()
     with suppress(ConfigError):
         reading.validated(DropIn, root, cross_faults)
-    assert time.process_time() - began < max(read / 2, 0.2)
+    assert time.process_time() - began < max(read / 2, 0.5)
