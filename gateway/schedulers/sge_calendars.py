@@ -116,7 +116,7 @@ def _spans(text: str) -> Iterator[_Span]:
 def _seconds(text: str) -> int:
     found = _TIMES.fullmatch(text)
     if not found:
-        raise ValueError(text)
+        raise ValueError(text or "a time is missing")
     hours, minutes, seconds = (int(part or 0) for part in found.groups())
     if minutes > 59 or seconds > 59 or 3600 * hours + 60 * minutes + seconds > _DAY:
         raise ValueError(text)

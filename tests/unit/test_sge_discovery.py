@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -16,6 +16,7 @@ from gateway.model import Choices, Completed, JobId, JobState, JobStatus, User
 from gateway.options import check, fields
 from gateway.schedulers.sge import Sge
 from gateway.schedulers.sge_calendars import calendar, windows
+from gateway.schedulers.sge_closings import Clock, closings
 from gateway.siteconfig import parse_site_config
 from gateway.sitemerge import complete
 from gateway.waiting import why_it_waits
@@ -129,6 +130,22 @@ def test_what_the_qmaster_refuses_is_not_guessed_at(year: str, week: str) -> Non
         calendar(year, week)
 
 
+@pytest.mark.parametrize("times", ["12:60-13", "12-13:0:60", "12:0:99-13", "24:1-5", "12-"])
+def test_what_is_no_time_of_a_day_is_not_guessed_at(times: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        calendar("NONE", times)
+
+
+def test_a_window_begins_and_ends_to_the_second_and_goes_round_midnight() -> None:
+    exact = calendar("24.12.2026=6:30-7:45:30 1.december.2026=22-6", "NONE")
+    begin = datetime(2026, 12, 24, 6, 30, tzinfo=UTC)
+    assert windows(exact, MEASURED, UTC) == [
+        (on(1, 0, month=12), on(1, 6, month=12)),
+        (on(1, 22, month=12), on(2, 0, month=12)),
+        (begin, begin + timedelta(hours=1, minutes=15, seconds=30)),
+    ]
+
+
 def test_what_goes_on_over_midnight_and_the_weekend_is_one_window() -> None:
     day = calendar("NONE", "mon-fri=20-6 sat-sun")
     friday = on(27, 12)
@@ -204,9 +221,32 @@ def test_what_cannot_be_read_is_told_and_takes_nothing_else_away() -> None:
     assert {each.name for each in maintenance(single)} == {"nights"}
 
 
+class Nowhere(tzinfo):
+    """A zone that is none: tzfile(5) holds any number."""
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        return timedelta(days=2)
+
+    def dst(self, _: datetime | None) -> None:
+        return None
+
+    def tzname(self, _: datetime | None) -> None:
+        return None
+
+
+def test_of_each_calendar_is_told_that_there_is_no_time_for_it() -> None:
+    faults: list[str] = []
+    known = {name: calendar("off", "NONE") for name in ("a", "b")}
+    queues = {"one.q": "a", "two.q": "b"}
+    assert not list(closings(queues, known, Clock(MEASURED, Nowhere()), ahead=True, faults=faults))
+    assert [fault.partition(":")[0] for fault in faults] == ["calendar a", "calendar b"]
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
+        ({"localtime": Completed(1, "", "base64: /etc/localtime: Permission denied\n")}, "Permission denied"),
+        ({"calendars": Completed(1, "", "denied: no manager\n")}, "denied: no manager"),
         ({"date": Completed(0, "soon\n")}, "date: soon"),
         ({"date": Completed(127, "", "env: /bin/date: not there")}, "date: exit status 127"),
         ({"localtime": Completed(0, "!!!!\n")}, "base64: /etc/localtime is no time zone"),
@@ -231,6 +271,22 @@ def test_a_cluster_without_calendars_projects_and_reservations_has_no_fault() ->
         reservations=Completed(0, "<?xml version='1.0'?>\n<qrstat>\n</qrstat>\n"),
     )
     assert (found.accounts, found.downtimes, found.faults) == (None, (), ())
+
+
+@pytest.mark.parametrize(
+    ("state", "there"), [("w", True), ("W", True), ("r", True), ("E", False), ("d", False)]
+)
+def test_a_reservation_counts_from_its_making_to_its_end(state: str, there: bool) -> None:
+    text = recorded("qrstat.xml").stdout.replace("<state>w</state>", f"<state>{state}</state>")
+    found = discovered(reservations=Completed(0, text)).downtimes
+    assert [each.name for each in found if not each.maintenance] == (["7", "8"] if there else [])
+
+
+def test_a_queues_limit_is_that_of_all_its_nodes() -> None:
+    queues = recorded("qconf-sq-calendars.txt").stdout
+    assert queues.count("2:0:0") == 1
+    limited = discovered(queues=Completed(0, queues.replace("2:0:0", "2:0:0,[sgen1=1:0:0]")))
+    assert {room.name: room.max_walltime for room in limited.rooms}["long.q"] == 120
 
 
 def test_a_reservation_that_has_failed_or_has_no_times_is_none() -> None:
