@@ -27,6 +27,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 NO_ANSWER = Completed(124)
 #: A time zone's file without the end of its last line.
 CUT_SHORT = Path("/usr/share/zoneinfo/Europe/Berlin").read_bytes()[:-1]
+NO_RESERVATIONS = Completed(0, "<?xml version='1.0'?>\n<qrstat>\n</qrstat>\n")
 #: When `CLOSED` was measured, a Monday.
 MEASURED = datetime(2026, 11, 23, 23, 40, tzinfo=UTC)
 #: Years and weeks of calendars, and whether the qmaster had the queue closed then.
@@ -195,10 +196,9 @@ def test_what_is_to_come_is_in_a_jobs_way_only_where_the_scheduler_looks_ahead(a
     """Measured: with max_reservation 0 and no advance reservation, what is too long starts all the same."""
     text = recorded("qconf-ssconf.txt").stdout
     settings = Completed(0, text.replace("max_reservation                   0", f"max_reservation {ahead}"))
-    none = Completed(0, "<?xml version='1.0'?>\n<qrstat>\n</qrstat>\n")
-    before = maintenance(discovered(settings=settings, reservations=none))
+    before = maintenance(discovered(settings=settings, reservations=NO_RESERVATIONS))
     assert bool(before) is bool(ahead)
-    within = discovered(on(24, 12), settings=settings, reservations=none)
+    within = discovered(on(24, 12), settings=settings, reservations=NO_RESERVATIONS)
     open_now = [each for each in maintenance(within) if each.start <= on(24, 12)]
     assert {each.name for each in open_now} == {"soon", "nights"}
     assert bool(ahead) is (len(maintenance(within)) > len(open_now))
@@ -247,6 +247,10 @@ def test_of_each_calendar_is_told_that_there_is_no_time_for_it() -> None:
     [
         ({"localtime": Completed(1, "", "base64: /etc/localtime: Permission denied\n")}, "Permission denied"),
         ({"calendars": Completed(1, "", "denied: no manager\n")}, "denied: no manager"),
+        (
+            {"settings": Completed(0, "algorithm default\n"), "reservations": NO_RESERVATIONS},
+            "max_reservation",
+        ),
         ({"date": Completed(0, "soon\n")}, "date: soon"),
         ({"date": Completed(127, "", "env: /bin/date: not there")}, "date: exit status 127"),
         ({"localtime": Completed(0, "!!!!\n")}, "base64: /etc/localtime is no time zone"),
@@ -268,7 +272,7 @@ def test_a_cluster_without_calendars_projects_and_reservations_has_no_fault() ->
     found = discovered(
         projects=Completed(1, "", "no project list defined\n"),
         calendars=Completed(1, "", "no calendar defined\n"),
-        reservations=Completed(0, "<?xml version='1.0'?>\n<qrstat>\n</qrstat>\n"),
+        reservations=NO_RESERVATIONS,
     )
     assert (found.accounts, found.downtimes, found.faults) == (None, (), ())
 
