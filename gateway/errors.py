@@ -204,6 +204,10 @@ class NotEndedYet(QueueUnreachable):
     """The accounting says that the job runs: it may hear of its end a moment after the listing."""
 
 
+class NoAccounting(QueueUnreachable):
+    """The scheduler keeps no accounting: nobody will know more later."""
+
+
 class SubmitRefused(GatewayError):
     """The scheduler said no to a job; the public sentence holds its own words."""
 

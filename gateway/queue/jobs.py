@@ -17,6 +17,7 @@ from gateway.discovery import Discovery
 from gateway.errors import (
     EndedNotListed,
     GatewayError,
+    NoAccounting,
     NotEndedYet,
     QueueUnreachable,
     SubmitOutcomeUnknown,
@@ -246,8 +247,9 @@ class Queue:
         """Return how a job ended, by the accounting and by the files that it left.
 
         An accounting that does not answer counts as one that knows nothing, if the job itself left word or
-        the last listing shows the job's end. It is asked again, for as long as it may lag, if then it still
-        has the job as one that runs, and if nobody else says anything and it does not know of the job yet.
+        the last listing shows the job's end. It is asked again, for as long as it may lag, if it does not
+        know of the job yet, or less than it will: it has the job as one that runs, or not who cancelled it.
+        It is not waited for where the job itself has left word and no listing has shown more.
 
         Args:
             user: Whose server.
@@ -263,8 +265,10 @@ class Queue:
         left = read_exit(files.get("exit", "")[:_EXIT_FILE])
         end = seen
         if seen is None or _lacks_detail(seen):
+            told = seen is not None or left is not None
+            patient = seen is not None or left is None
             try:
-                end = await self._accounting(user, server_id, job, patient=not (seen or left)) or seen
+                end = await self._accounting(user, server_id, job, told=told, patient=patient) or seen
             except QueueUnreachable:
                 if left is None and seen is None:
                     raise
@@ -346,10 +350,13 @@ class Queue:
         listing = await self._listed(partial(self._launches.run, owner, server_id), asked)
         return replace(listing, silent=frozenset())
 
-    async def _accounting(self, user: str, server_id: str, job: Asked, *, patient: bool) -> JobEnd | None:
+    async def _accounting(
+        self, user: str, server_id: str, job: Asked, *, told: bool, patient: bool
+    ) -> JobEnd | None:
         """Return how the accounting says that a job ended; ``patient``: also if it knows that only later.
 
-        Where something else has told of the end, the accounting may still say that the job runs.
+        Where something else has ``told`` of the end, the accounting may still say that the job runs, and may
+        hear a moment later of the job's start, its end, and who cancelled it.
         """
         command = self._scheduler.accounting_command(job)
         until, pause = self._clock() + self._scheduler.accounting_lag, _ACCOUNTING_AGAIN
@@ -358,13 +365,14 @@ class Queue:
             try:
                 (completed,) = await self._launches.run(user, server_id, [command])
                 end = self._scheduler.read_accounting(completed, job)
-            except NoProgram:
+            except (NoProgram, NoAccounting):
                 return None
             except NotEndedYet:
-                if patient or late:
+                if not told or late:
                     raise
             else:
-                if end is not None or not patient or late:
+                whole = end is not None and not (told and _lacks_detail(end))
+                if whole or not patient or late:
                     return end
             await asyncio.sleep(pause)
             pause *= 2

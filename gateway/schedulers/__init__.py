@@ -156,9 +156,10 @@ class Scheduler(Protocol):
         """Return the command that asks how a job ended that is no longer listed, run as its owner."""
 
     def read_accounting(self, completed: Completed, job: Asked) -> JobEnd | None:
-        """Return how the job ended, or None where there is no accounting or no such job in it.
+        """Return how the job ended, or None where there is no such job in the accounting, or not yet.
 
         Raises:
+            NoAccounting: There is none, and never will be.
             NotEndedYet: The accounting has the job as one that runs.
             QueueUnreachable: There is an accounting, but it did not answer.
         """

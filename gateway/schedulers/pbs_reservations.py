@@ -16,7 +16,7 @@ from itertools import islice
 from gateway.discovery import Downtime
 from gateway.model import Completed
 from gateway.schedulers.pbs_rows import time
-from gateway.schedulers.text import no_answer, one_line
+from gateway.schedulers.text import one_line
 
 _ID = re.compile(r"([RSM][0-9]{1,12})\.[A-Za-z0-9.-]{1,255}", re.ASCII)
 #: convert_resv_state(): those in which the time is theirs.
@@ -57,7 +57,7 @@ def read(completed: Sequence[Completed], queues: Collection[str], faults: list[s
         faults: Is told if it did not answer: its exit status is 0 all the same.
     """
     for answer in completed:
-        if no_answer(answer) or answer.status != 0 or answer.stderr.strip():
+        if answer.status != 0 or answer.stderr.strip():
             words = one_line(answer.stderr or answer.stdout)
             faults.append(f"pbs_rstat: exit status {answer.status}: {words}")
             return

@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 from gateway.discovery import Discovery, Downtime
 from gateway.errors import CancelRefused, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
 from gateway.model import Asked, Command, Completed, JobEnd, JobId, JobState, JobStatus, Listing
-from gateway.schedulers import sge_calendars, sge_discovery, sge_projects, sge_why
+from gateway.schedulers import sge_closings, sge_discovery, sge_projects, sge_why
 from gateway.schedulers.sge_documents import Details, details, not_listed, rows, status
 from gateway.schedulers.text import (
     CHOSEN,
@@ -293,14 +293,14 @@ def _told(read: Callable[[], _T], faults: list[str]) -> _T | None:
 def _downtimes(queues: Completed, when: Sequence[Completed], faults: list[str]) -> tuple[Downtime, ...]:
     """Return when queues are closed, and the advance reservations; ``faults`` gets what is not known."""
     shown, settings, reserved, *clock = when
-    reservations = _told(lambda: sge_calendars.reservations(reserved), faults) or ()
-    known = sge_calendars.calendars(shown, faults)
+    reservations = _told(lambda: sge_closings.reservations(reserved), faults) or ()
+    known = sge_closings.calendars(shown, faults)
     of_queues = sge_discovery.calendars(queues)
     if not known or not of_queues:
         return reservations
-    ahead = _told(lambda: sge_calendars.looks_ahead(settings, reservations), faults) or False
-    at = sge_calendars.clock(*clock)
-    return (*reservations, *sge_calendars.closings(of_queues, known, at, ahead=ahead, faults=faults))
+    ahead = _told(lambda: sge_closings.looks_ahead(settings, reservations), faults) or False
+    at = sge_closings.clock(*clock)
+    return (*reservations, *sge_closings.closings(of_queues, known, at, ahead=ahead, faults=faults))
 
 
 def _forbidden(line: str, refused: Collection[str]) -> Iterator[str]:

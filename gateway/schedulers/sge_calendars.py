@@ -1,25 +1,9 @@
-"""When Grid Engine's queues are closed: calendar_conf(5), in the cluster's own time. Measured with 8.1.9.
+"""Grid Engine's calendars: calendar_conf(5), in the cluster's own time. Measured with 8.1.9."""
 
-Nothing starts in a queue while its calendar says ``off`` or ``suspended``. A job that would not be over by
-then is held back only where the scheduler looks ahead: with max_reservation in sched_conf(5), or with an
-advance reservation anywhere.
-"""
-
-import binascii
 import re
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from io import BytesIO
-from itertools import islice
-from zoneinfo import ZoneInfo
-
-from gateway.discovery import Downtime
-from gateway.errors import QueueUnreachable
-from gateway.model import Completed
-from gateway.schedulers.sge_documents import answered, document, text_of
-from gateway.schedulers.text import one_line
 
 #: Days before and after now that are looked at; the start of what began before is cut off.
 _BACK, _AHEAD = 31, 62
@@ -31,11 +15,9 @@ _MONTHS = (
 _STATES = ("on", "off", "suspended")
 _DATE = re.compile(r"(\d{1,2})\.(\d{1,2}|[a-z]+)\.(\d{4})", re.ASCII)
 _TIMES = re.compile(r"(\d{1,2})(?::(\d{1,2}))?(?::(\d{1,2}))?", re.ASCII)
-_EPOCH = re.compile(r"[1-9][0-9]{8,9}\n?", re.ASCII)
-_ISO = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
 _DAY = 24 * 3600
 #: The most windows of a calendar, and reservations, that are looked at.
-_MOST = 200
+MOST = 200
 
 #: A stretch of a day, in seconds since its midnight.
 _Span = tuple[int, int]
@@ -134,7 +116,7 @@ def _spans(text: str) -> Iterator[_Span]:
 def _seconds(text: str) -> int:
     found = _TIMES.fullmatch(text)
     if not found:
-        raise ValueError(text)
+        raise ValueError(text or "a time is missing")
     hours, minutes, seconds = (int(part or 0) for part in found.groups())
     if minutes > 59 or seconds > 59 or 3600 * hours + 60 * minutes + seconds > _DAY:
         raise ValueError(text)
@@ -171,7 +153,11 @@ def _named(text: str, names: Sequence[str]) -> int:
 
 
 def windows(found: Calendar, now: datetime, zone: tzinfo) -> list[_Window]:
-    """Return when a calendar closes its queues, from now on, in UTC."""
+    """Return when a calendar closes its queues, from now on, in UTC.
+
+    Raises:
+        ValueError: The time zone is none: it has an offset of more than a day.
+    """
     today = now.astimezone(zone).date()
     joined: list[_Window] = []
     for day in (today + timedelta(days=number) for number in range(-_BACK, _AHEAD)):
@@ -183,115 +169,4 @@ def windows(found: Calendar, now: datetime, zone: tzinfo) -> list[_Window]:
                 joined[-1] = joined[-1][0], max(end, joined[-1][1])
             else:
                 joined.append((start, end))
-    return [window for window in joined if window[1] > now][:_MOST]
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """The login node's: what time it is, and in which zone Grid Engine's calendars are."""
-
-    now: datetime
-    zone: tzinfo
-
-
-def clock(seconds: Completed, localtime: Completed) -> Clock:
-    """Return what ``date +%s`` and ``base64 /etc/localtime`` printed; without that file it is UTC (tzset(3)).
-
-    Raises:
-        QueueUnreachable: They cannot be read.
-    """
-    if not _EPOCH.fullmatch(answered(seconds, "date")):
-        raise QueueUnreachable(f"date: {one_line(seconds.stdout)}")
-    now = datetime.fromtimestamp(int(seconds.stdout), UTC)
-    if localtime.status and "No such file" in localtime.stderr:
-        return Clock(now, UTC)
-    try:
-        zone = ZoneInfo.from_file(BytesIO(binascii.a2b_base64(answered(localtime, "base64"))))
-        datetime.combine(now.date(), time(), zone).astimezone(UTC)
-    except (ValueError, struct.error, IndexError, OverflowError, AssertionError) as error:
-        raise QueueUnreachable(f"base64: /etc/localtime is no time zone: {error}") from None
-    return Clock(now, zone)
-
-
-def looks_ahead(settings: Completed, reservations: Sequence[Downtime]) -> bool:
-    """Return whether the scheduler holds back what would not be over before a queue closes.
-
-    Args:
-        settings: ``qconf -ssconf``.
-        reservations: The advance reservations.
-
-    Raises:
-        QueueUnreachable: It is not known.
-    """
-    if reservations:
-        return True
-    found = re.search(r"^max_reservation\s+(\d+)\s*$", answered(settings, "qconf"), re.M | re.ASCII)
-    if not found:
-        raise QueueUnreachable("qconf: -ssconf does not say max_reservation")
-    return found[1].strip("0") != ""
-
-
-def calendars(completed: Completed, faults: list[str]) -> Mapping[str, Calendar]:
-    """Return the calendars that ``qconf -scal`` showed; of one that cannot be read is told in ``faults``.
-
-    Raises:
-        QueueUnreachable: It did not answer.
-    """
-    if completed.status == 1 and "no calendar defined" in completed.stderr:
-        return {}
-    found: dict[str, Calendar] = {}
-    for block in re.split(
-        r"^(?=calendar_name\s)", answered(completed, "qconf").replace("\\\n", " "), flags=re.M
-    ):
-        pairs = (line.partition(" ") for line in block.splitlines())
-        fields = {key: value.strip() for key, _, value in pairs}
-        if name := fields.get("calendar_name"):
-            try:
-                found[name] = calendar(fields.get("year", ""), fields.get("week", ""))
-            except ValueError as error:
-                faults.append(f"calendar {one_line(name)}: cannot be read: {one_line(str(error))}")
-    return found
-
-
-def closings(
-    of_queues: Mapping[str, str], known: Mapping[str, Calendar], at: Clock, *, ahead: bool, faults: list[str]
-) -> Iterator[Downtime]:
-    """Yield when queues are closed: of those to come only where jobs are held back for them.
-
-    Args:
-        of_queues: By queue what ``qconf -sq`` says of its calendar.
-        known: The calendars.
-        at: The login node's clock.
-        ahead: Whether jobs are.
-        faults: Is told of what cannot be read.
-    """
-    shared: dict[str, list[str]] = {}
-    for queue, name in of_queues.items():
-        if ",[" in name:
-            faults.append(f"queue {one_line(queue)}: the calendars of single nodes are not looked at")
-        elif name in known:
-            shared.setdefault(name, []).append(queue)
-    for name, queues in shared.items():
-        everywhere = len(queues) == len(of_queues)
-        for start, end in windows(known[name], at.now, at.zone):
-            if ahead or start <= at.now:
-                yield Downtime(name, start, end, frozenset() if everywhere else frozenset(queues))
-
-
-def reservations(completed: Completed) -> tuple[Downtime, ...]:
-    """Return the advance reservations of ``qrstat -u * -xml``; a job asks for one by its id.
-
-    Whose jobs may use one besides its owner's, and which queues it is in, is said of one at a time only.
-
-    Raises:
-        QueueUnreachable: It did not answer.
-    """
-    found = []
-    for each in islice(document(completed, "qrstat", "qrstat").iterfind("ar_summary"), _MOST):
-        number, owner, state, *times = (
-            text_of(each, tag) for tag in ("id", "owner", "state", "start_time", "end_time")
-        )
-        if state in ("w", "W", "r") and all(_ISO.fullmatch(text) for text in times):
-            start, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in times)
-            found.append(Downtime(number, start, end, maintenance=False, users=frozenset({owner})))
-    return tuple(found)
+    return [window for window in joined if window[1] > now][:MOST]

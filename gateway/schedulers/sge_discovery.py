@@ -10,6 +10,7 @@ from itertools import islice
 from gateway.discovery import MOST_ROOMS, Room
 from gateway.model import Completed, JobId, JobState
 from gateway.schedulers.sge_documents import Row, answered, document, state
+from gateway.schedulers.sge_qconf import listed, records
 
 _GPU = re.compile(r"(?:n?gpus?|gpu_\w+|\w+_gpus?)", re.ASCII)
 #: Seconds; who allows more limits nothing.
@@ -104,16 +105,9 @@ def held_gpus(completed: Completed, jobs: Iterable[Row]) -> Held:
     return held
 
 
-def _batch_queues(queues: Completed) -> Iterator[dict[str, str]]:
-    return (queue for queue in _queues(answered(queues, "qconf")) if "BATCH" in queue.get("qtype", ""))
-
-
-def _queues(text: str) -> Iterator[dict[str, str]]:
-    for block in re.split(r"^(?=qname\s)", text.replace("\\\n", " "), flags=re.M):
-        pairs = (line.split(None, 1) for line in block.splitlines())
-        fields = {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
-        if "qname" in fields:
-            yield fields
+def _batch_queues(queues: Completed) -> Iterator[Mapping[str, str]]:
+    found = records(answered(queues, "qconf"), "qname")
+    return (queue for queue in found if "BATCH" in queue.get("qtype", ""))
 
 
 def _room(queue: Mapping[str, str], nodes: Sequence[_Instance], waiting: Mapping[str, int] | None) -> Room:
@@ -138,7 +132,7 @@ def _room(queue: Mapping[str, str], nodes: Sequence[_Instance], waiting: Mapping
         free_cores=sum(max(0, node.cores - node.used) for node in open_nodes) if nodes else None,
         free_gpus=dict(free_gpus) or None,
         waiting=None if waiting is None else waiting.get(name, 0) + waiting.get("", 0),
-        accounts=_words(queue.get("projects", "")),
+        accounts=frozenset(listed(queue.get("projects", "").partition(",[")[0])) or None,
         closed="" if open_nodes or not nodes else f"queue state {nodes[0].closed}",
     )
 
@@ -192,8 +186,3 @@ def _megabytes(text: str) -> int | None:
 
 def _count(text: str) -> int:
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) else 0
-
-
-def _words(text: str) -> frozenset[str] | None:
-    words = frozenset(re.split(r"[\s,]+", text.partition(",[")[0])) - {""}
-    return None if not words or words == {"NONE"} else words

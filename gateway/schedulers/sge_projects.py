@@ -1,11 +1,11 @@
 """Who may use which of Grid Engine's projects: project(5) and access_list(5). Measured with 8.1.9."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from gateway.discovery import EVERYBODY
 from gateway.model import Completed
 from gateway.schedulers.sge_documents import answered
+from gateway.schedulers.sge_qconf import listed, records
 
 
 def accounts(projects: Completed, lists: Completed) -> Mapping[str, tuple[str, ...]] | None:
@@ -27,10 +27,11 @@ def accounts(projects: Completed, lists: Completed) -> Mapping[str, tuple[str, .
     """
     if projects.status == 1 and "no project list defined" in projects.stderr:
         return None
-    members = {block["name"]: _words(block.get("entries", "")) for block in _blocks(answered(lists, "qconf"))}
+    shown = records(answered(lists, "qconf"), "name")
+    members = {block["name"]: listed(block.get("entries", "")) for block in shown}
     allowed: dict[str, tuple[set[str] | None, set[str]]] = {}
-    for block in _blocks(answered(projects, "qconf")):
-        acl, xacl = (_words(block.get(key, "")) for key in ("acl", "xacl"))
+    for block in records(answered(projects, "qconf"), "name"):
+        acl, xacl = (listed(block.get(key, "")) for key in ("acl", "xacl"))
         may, may_not = ({who for name in names for who in members.get(name, ())} for names in (acl, xacl))
         allowed[block["name"]] = (may if acl else None), may_not
     named = {who for may, may_not in allowed.values() for who in (may or set()) | may_not}
@@ -42,16 +43,3 @@ def accounts(projects: Completed, lists: Completed) -> Mapping[str, tuple[str, .
         )
         for who in sorted(named | {EVERYBODY})
     }
-
-
-def _blocks(text: str) -> Iterator[Mapping[str, str]]:
-    for block in re.split(r"^(?=name\s)", text.replace("\\\n", " "), flags=re.M):
-        pairs = (line.partition(" ") for line in block.splitlines())
-        fields = {key: value.strip() for key, _, value in pairs}
-        if fields.get("name"):
-            yield fields
-
-
-def _words(text: str) -> list[str]:
-    words = [word for word in re.split(r"[\s,]+", text) if word]
-    return [] if words in (["NONE"], ["none"]) else words

@@ -8,6 +8,7 @@ from typing import ClassVar
 from gateway.discovery import Discovery
 from gateway.errors import (
     CancelRefused,
+    NoAccounting,
     NotEndedYet,
     QueueUnreachable,
     SubmitOutcomeUnknown,
@@ -228,7 +229,7 @@ class Slurm:
     def read_accounting(self, completed: Completed, job: Asked) -> JobEnd | None:
         """Return the last row's end. Who cancelled is a uid: the owner's becomes the owner's name."""
         if "accounting storage is disabled" in completed.stderr:
-            return None
+            raise NoAccounting("sacct: there is no accounting")
         if no_answer(completed) or completed.status != 0:
             raise QueueUnreachable(f"sacct: exit status {completed.status}: {one_line(completed.stderr)}")
         rows = [line.split("|", len(_ENDED_FIELDS) - 1) for line in completed.stdout.split("\n")]

@@ -127,14 +127,14 @@ def test_the_renewal_hook_gives_haproxy_the_new_certificate(install: Install) ->
         mkdir -p $d /root/live/other
         cp /root/cert.pem $d/fullchain.pem
         cp /root/key.pem $d/privkey.pem
-        echo '# new' >>$d/privkey.pem
+        echo '# renewed' >>$d/privkey.pem
         RENEWED_LINEAGE=/root/live/other {hook}
-        if grep -q new /etc/gateway/tls.pem; then exit 1; fi
+        if grep -q '# renewed' /etc/gateway/tls.pem; then exit 1; fi
         RENEWED_LINEAGE=$d {hook}
         stat -c '%U %a' /etc/gateway/tls.pem | grep -qx 'gateway 600'
         """
     )
-    copy = ("grep", "-q", "new", "/run/gateway/haproxy/public-0.pem")
+    copy = ("grep", "-q", "# renewed", "/run/gateway/haproxy/public-0.pem")
     wait_until(
         lambda: not install.machine.run(*copy, check=False).returncode, "HAProxy has it", timeout=15, step=0.1
     )

@@ -11,28 +11,12 @@ from tests.lab.daemons import Daemon
 from tests.lab.nodes import wait_until
 from tests.lab.ondemand import OnDemand
 
-SITE_CONFIG = f"""\
-# The lab's Slurm with accounting: partitions, accounts and QOS are the scheduler's own.
-version: 1
-name: {ACCOUNTING.name}
-title: The lab's Slurm with accounting
-scheduler: slurm
-login:
-  hosts: [{ACCOUNTING.login}]
-  user: svc
-  key: {gateway.ETC}/ssh/svc
-  known_hosts: {gateway.ETC}/ssh/known_hosts
-  act_as: sudo
-tunnel:
-  user: svc-tunnel
-  key: {gateway.ETC}/ssh/tunnel
-  ports: 20000-29999
-applications:
-  - name: lab
-    title: JupyterLab
-    command: [{gateway.PYTHON}, -m, jupyterlab]
-    url: /lab
-"""
+SITE_CONFIG = gateway.site_config(
+    ACCOUNTING,
+    "The lab's Slurm with accounting",
+    "slurm",
+    "The lab's Slurm with accounting: partitions, accounts and QOS are the scheduler's own.",
+)
 _CGROUPS = Path("/sys/fs/cgroup/memory")
 _FILES = Path(__file__).with_name("files")
 #: MariaDB's own tables: slurmdbd's stored procedures are kept there.

@@ -7,12 +7,64 @@ import ssl
 from pathlib import Path
 
 from tests.lab import directory
+from tests.lab.clusters import Cluster
 from tests.lab.staging import HOST
 
 PYTHON = "/opt/gateway-lab/bin/python3"
 SOURCE = "/opt/gateway-src"
 ETC = "/etc/gateway"
 CONFIG = f"{ETC}/gateway_config.py"
+
+_REACHED = """\
+# {about}
+version: 1
+name: {name}
+title: {title}
+scheduler: {scheduler}
+login:
+  hosts: [{login}]
+  user: svc
+  key: {etc}/ssh/svc
+  known_hosts: {etc}/ssh/known_hosts
+  act_as: sudo
+{more}tunnel:
+  user: svc-tunnel
+  key: {etc}/ssh/tunnel
+  ports: 20000-29999
+"""
+_JUPYTERLAB = f"""\
+applications:
+  - name: lab
+    title: JupyterLab
+    command: [{PYTHON}, -m, jupyterlab]
+    url: /lab
+"""
+
+
+def site_config(
+    cluster: Cluster, title: str, scheduler: str, about: str, *, more: str = "", form: str = ""
+) -> str:
+    """Return the site config of a cluster on demand, with JupyterLab.
+
+    Args:
+        cluster: Its name and login node.
+        title: What people call it.
+        scheduler: Which it has.
+        about: The first line, a remark.
+        more: Further lines below ``login``.
+        form: Its partitions; what the scheduler has, if none are given.
+    """
+    head = _REACHED.format(
+        about=about,
+        name=cluster.name,
+        title=title,
+        scheduler=scheduler,
+        login=cluster.login,
+        etc=ETC,
+        more=more,
+    )
+    return head + form + _JUPYTERLAB
+
 
 SITE_CONFIG = f"""\
 # The lab's cluster; the limits are those of its slurm.conf.

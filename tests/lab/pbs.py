@@ -25,23 +25,7 @@ _QUEUES = {
     "gpu": {"queue_type": "Execution", "acl_user_enable": "True", "acl_users": "bob,carol"},
 }
 
-SITE_CONFIG = f"""\
-# The lab's PBS; the limits are those of its queues.
-version: 1
-name: {PBS.name}
-title: The lab's PBS
-scheduler: pbs
-login:
-  hosts: [{PBS.login}]
-  user: svc
-  key: {gateway.ETC}/ssh/svc
-  known_hosts: {gateway.ETC}/ssh/known_hosts
-  act_as: sudo
-  bin: {PREFIX}/bin
-tunnel:
-  user: svc-tunnel
-  key: {gateway.ETC}/ssh/tunnel
-  ports: 20000-29999
+_PARTITIONS = """\
 partitions:
   - name: workq
     title: Work (two hours at most)
@@ -49,7 +33,7 @@ partitions:
     default_walltime: 30m
     max_cores: 4
     max_memory: 2000M
-    gpus: {{gpu: 2}}
+    gpus: {gpu: 2}
     default: true
   - name: short
     title: Short (ten minutes at most)
@@ -57,12 +41,15 @@ partitions:
     default_walltime: 5m
     max_cores: 4
     max_memory: 2000M
-applications:
-  - name: lab
-    title: JupyterLab
-    command: [{gateway.PYTHON}, -m, jupyterlab]
-    url: /lab
 """
+SITE_CONFIG = gateway.site_config(
+    PBS,
+    "The lab's PBS",
+    "pbs",
+    "The lab's PBS; the limits are those of its queues.",
+    more=f"  bin: {PREFIX}/bin\n",
+    form=_PARTITIONS,
+)
 
 
 def install(prefix: Path, *, seen_as: str | None = None, server: str, host: str) -> Path:

@@ -16,22 +16,7 @@ from tests.lab.ondemand import OnDemand
 QUEUES = {"long.q": "2:0:0", "short.q": "0:10:0"}
 QMASTER_PORT, EXECD_PORT = 6444, 6445
 
-SITE_CONFIG = f"""\
-# The lab's Grid Engine; the limits are those of its queues.
-version: 1
-name: {SGE.name}
-title: The lab's Grid Engine
-scheduler: sge
-login:
-  hosts: [{SGE.login}]
-  user: svc
-  key: {gateway.ETC}/ssh/svc
-  known_hosts: {gateway.ETC}/ssh/known_hosts
-  act_as: sudo
-tunnel:
-  user: svc-tunnel
-  key: {gateway.ETC}/ssh/tunnel
-  ports: 20000-29999
+_PARTITIONS = """\
 partitions:
   - name: long.q
     title: Long (two hours at most)
@@ -39,7 +24,7 @@ partitions:
     default_walltime: 30m
     max_cores: 4
     max_memory: 2000M
-    gpus: {{gpu: 2}}
+    gpus: {gpu: 2}
     default: true
   - name: short.q
     title: Short (ten minutes at most)
@@ -47,12 +32,14 @@ partitions:
     default_walltime: 5m
     max_cores: 4
     max_memory: 2000M
-applications:
-  - name: lab
-    title: JupyterLab
-    command: [{gateway.PYTHON}, -m, jupyterlab]
-    url: /lab
 """
+SITE_CONFIG = gateway.site_config(
+    SGE,
+    "The lab's Grid Engine",
+    "sge",
+    "The lab's Grid Engine; the limits are those of its queues.",
+    form=_PARTITIONS,
+)
 _FILES = Path(__file__).with_name("files") / "sge"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,9 @@ _LIMITED = "script: {resources: {memory: h_vmem}}\n"
 _PROGRAMS = {
     "fails": "#!/bin/sh\necho 'no such module: numpy' >&2\nexit 3\n",
     "mute": "#!/bin/sh\nexec sleep 300\n",
+    # Each of them has less than its limit: it is Grid Engine that adds up.
     "eats": "#!/bin/sh\n"
-    + 3 * "python3 -c 'import time; x = bytes(150_000_000); time.sleep(300)' &\n"
+    + 3 * "python3 -c 'import time; taken = bytes(1) * 150_000_000; time.sleep(300)' &\n"
     + "wait\n",
 }
 
@@ -72,7 +74,8 @@ def kill_application(lab: Lab, server_id: str) -> bool:
     """Kill a server's application as the kernel does when memory is short; return whether it was there."""
     for node in COMPUTE_NODES:
         for process in lab.nodes[node].processes("alice"):
-            if process.argv[0] == "sleep" and server_id in _environment(process.pid):
+            # the wrapper has a sleep of its own
+            if process.argv == ("sleep", "300") and server_id in _environment(process.pid):
                 process.kill(signal.SIGKILL)
                 return True
     return False
@@ -140,9 +143,20 @@ def test_a_job_that_waits_says_why_its_place_and_what_is_in_its_way(lab: Lab, ad
 def test_grid_engines_accounting_tells_what_has_ended_a_job(
     lab: Lab, admin: Admin, on_grid_engine: dict[str, str]
 ) -> None:
+    """It has one number for all limits, and does not say who has deleted a job (8.1.9)."""
     deleted = admin.wait(on_grid_engine["deleted"], "starting")["job_id"]
     lab.sge.login.run(["qdel", deleted], check=True)
     rows = {name: admin.wait(server_id, "ended", 90) for name, server_id in on_grid_engine.items()}
-    for name, row in rows.items():
-        shown = lab.sge.login.run(["qacct", "-j", row["job_id"]]).stdout
-        print(name, row["reason"], row["message"], shown)
+    expected = {
+        "walltime": ("walltime", "failed +37 .*", "exit_status +137 .*", "with a longer walltime"),
+        "memory": ("out-of-memory", "failed +37 .*", "exit_status +137 .*", "Start again with more."),
+        "fails": ("failed", "failed +0", "exit_status +3", "failed with exit status 3"),
+        "deleted": ("cancelled", "failed +100 .*", "exit_status +137 .*", "was cancelled on the cluster"),
+    }
+    for name, (reason, failed, status, words) in expected.items():
+        assert rows[name]["reason"] == reason, rows[name]["message"]
+        assert words in rows[name]["message"], name
+        told = lab.sge.login.run(["qacct", "-j", rows[name]["job_id"]], check=True).stdout
+        assert "deleted_by" not in told
+        for line in (failed, status):
+            assert re.search(rf"^{line} *$", told, re.M), told

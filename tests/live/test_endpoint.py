@@ -142,6 +142,7 @@ def test_no_lie_in_a_comment_or_in_the_endpoint_file_is_believed(
         places[name].unlink(missing_ok=True)
     elsewhere = homes / "elsewhere"
     elsewhere.write_text(true_token(mute["a-symlink"]))
+    elsewhere.chmod(0o600)
     os.chown(elsewhere, BY_NAME["alice"].uid, -1)
     places["a-symlink"].symlink_to("../elsewhere")
     planted = {

@@ -7,7 +7,10 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,6 +107,17 @@ def test_the_version_is_the_packages(console: Console) -> None:
 def test_each_command_tells_what_it_does(console: Console, command: str) -> None:
     text = console.output(*command.split(), "--help")
     assert text.startswith(f"usage: gateway {command}".rstrip())
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word() -> None:
+    words = [sys.executable, "-m", "gateway", "schema"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stdout is not None  # it was asked for
+        assert command.stderr is not None
+        assert command.stdout.read(1) == b"{"
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 128 + signal.SIGPIPE
 
 
 def test_all_commands_are_listed(console: Console) -> None:

@@ -97,7 +97,13 @@ def test_what_is_in_nobodys_way_or_not_granted_is_no_downtime(old: str, new: str
     assert discovered(MAINTENANCE.replace(old, new)).downtimes == ()
 
 
-@pytest.mark.parametrize("state", ["RESV_CONFIRMED", "RESV_RUNNING", "RESV_DEGRADED"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        *("RESV_CONFIRMED", "RESV_WAIT", "RESV_TIME_TO_RUN"),
+        *("RESV_RUNNING", "RESV_DEGRADED", "RESV_BEING_ALTERED"),
+    ],
+)
 def test_a_maintenance_counts_while_it_is_granted(state: str) -> None:
     assert discovered(MAINTENANCE.replace("RESV_CONFIRMED", state)).downtimes == (DOWN,)
 

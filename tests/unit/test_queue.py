@@ -20,6 +20,7 @@ from gateway.errors import (
     GatewayError,
     LoginNodeRefused,
     LoginNodeUnreachable,
+    NoAccounting,
     NotEndedYet,
     QueueUnreachable,
     StateDirUnwritable,
@@ -395,7 +396,10 @@ class Plain(Slurm):
             raise QueueUnreachable(completed.stderr)
         if completed.stdout == "running":
             raise NotEndedYet("still")
-        return JobEnd(JobState(completed.stdout), by="root") if completed.stdout else None
+        if completed.stdout == "none":
+            raise NoAccounting("disabled")
+        state, _, nobody = completed.stdout.partition(" ")
+        return JobEnd(JobState(state), by="" if nobody else "root") if state else None
 
     def discovery_commands(self, instance: str, mark: str) -> Sequence[Command]:
         return Command(("sinfo", instance)), Command(("scontrol", "show", "config"))
@@ -448,14 +452,14 @@ async def test_an_ending_without_an_accounting_is_what_the_job_said(
     ("seen", "accounting", "end"),
     [
         (CANCELLED, several(Completed(0, "cancelled")), JobEnd(JobState.CANCELLED, by="root")),
-        (CANCELLED, several(Completed(0)), CANCELLED),
+        (CANCELLED, several(Completed(0, "none")), CANCELLED),
         (CANCELLED, Completed(124), CANCELLED),
         (CANCELLED, Completed(69, "", "no program"), CANCELLED),
         (JobEnd(JobState.FAILED), several(Completed(1)), JobEnd(JobState.FAILED)),
         (FAILED, None, FAILED),
         (JobEnd(JobState.COMPLETED), None, JobEnd(JobState.COMPLETED)),
     ],
-    ids=["who", "nothing", "hangs", "none", "down", "known", "completed"],
+    ids=["who", "no accounting", "hangs", "none", "down", "known", "completed"],
 )
 async def test_of_an_end_that_was_seen_the_accounting_is_asked_only_what_is_missing(
     seen: JobEnd, accounting: Completed | list[Completed] | None, end: JobEnd
@@ -466,10 +470,11 @@ async def test_of_an_end_that_was_seen_the_accounting_is_asked_only_what_is_miss
     assert len(login.calls) == (2 if accounting else 1)
 
 
-async def test_an_accounting_that_still_has_an_ended_job_as_running_is_asked_again_a_moment_later(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("behind", ["running", "", "cancelled by nobody"])
+async def test_an_accounting_that_knows_less_of_an_end_than_it_will_is_asked_again_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch, behind: str
 ) -> None:
-    runs, known = several(Completed(0, "running")), several(Completed(0, "cancelled"))
+    runs, known = several(Completed(0, behind)), several(Completed(0, "cancelled"))
     subject, login, clock = plain(Plain(lag=5.0), NOTHING_LEFT, runs, known)
 
     async def sleep(seconds: float) -> None:
@@ -481,7 +486,12 @@ async def test_an_accounting_that_still_has_an_ended_job_as_running_is_asked_aga
     subject._clock = clock
     assert (await subject.ending("alice", ID, JOB, CANCELLED)).end == CANCELLED
     assert len(login.calls) == 4
-    subject, login, _ = plain(Plain(lag=5.0), NOTHING_LEFT, runs)
+
+
+async def test_a_job_that_runs_by_the_accounting_is_asked_for_later_if_nobody_else_has_told_of_its_end() -> (
+    None
+):
+    subject, _, _ = plain(Plain(lag=5.0), NOTHING_LEFT, several(Completed(0, "running")))
     with pytest.raises(NotEndedYet):  # nobody else says that it has ended
         await subject.ending("alice", ID, JOB)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -16,6 +16,7 @@ from gateway.model import Choices, Completed, JobId, JobState, JobStatus, User
 from gateway.options import check, fields
 from gateway.schedulers.sge import Sge
 from gateway.schedulers.sge_calendars import calendar, windows
+from gateway.schedulers.sge_closings import Clock, closings
 from gateway.siteconfig import parse_site_config
 from gateway.sitemerge import complete
 from gateway.waiting import why_it_waits
@@ -24,6 +25,9 @@ from tests.unit.test_schedulers import INSTANCE, MARK, NAME
 RECORDINGS = Path(__file__).parents[1] / "recordings/sge"
 BERLIN = ZoneInfo("Europe/Berlin")
 NO_ANSWER = Completed(124)
+#: A time zone's file without the end of its last line.
+CUT_SHORT = Path("/usr/share/zoneinfo/Europe/Berlin").read_bytes()[:-1]
+NO_RESERVATIONS = Completed(0, "<?xml version='1.0'?>\n<qrstat>\n</qrstat>\n")
 #: When `CLOSED` was measured, a Monday.
 MEASURED = datetime(2026, 11, 23, 23, 40, tzinfo=UTC)
 #: Years and weeks of calendars, and whether the qmaster had the queue closed then.
@@ -127,6 +131,22 @@ def test_what_the_qmaster_refuses_is_not_guessed_at(year: str, week: str) -> Non
         calendar(year, week)
 
 
+@pytest.mark.parametrize("times", ["12:60-13", "12-13:0:60", "12:0:99-13", "24:1-5", "12-"])
+def test_what_is_no_time_of_a_day_is_not_guessed_at(times: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        calendar("NONE", times)
+
+
+def test_a_window_begins_and_ends_to_the_second_and_goes_round_midnight() -> None:
+    exact = calendar("24.12.2026=6:30-7:45:30 1.december.2026=22-6", "NONE")
+    begin = datetime(2026, 12, 24, 6, 30, tzinfo=UTC)
+    assert windows(exact, MEASURED, UTC) == [
+        (on(1, 0, month=12), on(1, 6, month=12)),
+        (on(1, 22, month=12), on(2, 0, month=12)),
+        (begin, begin + timedelta(hours=1, minutes=15, seconds=30)),
+    ]
+
+
 def test_what_goes_on_over_midnight_and_the_weekend_is_one_window() -> None:
     day = calendar("NONE", "mon-fri=20-6 sat-sun")
     friday = on(27, 12)
@@ -176,10 +196,9 @@ def test_what_is_to_come_is_in_a_jobs_way_only_where_the_scheduler_looks_ahead(a
     """Measured: with max_reservation 0 and no advance reservation, what is too long starts all the same."""
     text = recorded("qconf-ssconf.txt").stdout
     settings = Completed(0, text.replace("max_reservation                   0", f"max_reservation {ahead}"))
-    none = Completed(0, "<?xml version='1.0'?>\n<qrstat>\n</qrstat>\n")
-    before = maintenance(discovered(settings=settings, reservations=none))
+    before = maintenance(discovered(settings=settings, reservations=NO_RESERVATIONS))
     assert bool(before) is bool(ahead)
-    within = discovered(on(24, 12), settings=settings, reservations=none)
+    within = discovered(on(24, 12), settings=settings, reservations=NO_RESERVATIONS)
     open_now = [each for each in maintenance(within) if each.start <= on(24, 12)]
     assert {each.name for each in open_now} == {"soon", "nights"}
     assert bool(ahead) is (len(maintenance(within)) > len(open_now))
@@ -202,13 +221,41 @@ def test_what_cannot_be_read_is_told_and_takes_nothing_else_away() -> None:
     assert {each.name for each in maintenance(single)} == {"nights"}
 
 
+class Nowhere(tzinfo):
+    """A zone that is none: tzfile(5) holds any number."""
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        return timedelta(days=2)
+
+    def dst(self, _: datetime | None) -> None:
+        return None
+
+    def tzname(self, _: datetime | None) -> None:
+        return None
+
+
+def test_of_each_calendar_is_told_that_there_is_no_time_for_it() -> None:
+    faults: list[str] = []
+    known = {name: calendar("off", "NONE") for name in ("a", "b")}
+    queues = {"one.q": "a", "two.q": "b"}
+    assert not list(closings(queues, known, Clock(MEASURED, Nowhere()), ahead=True, faults=faults))
+    assert [fault.partition(":")[0] for fault in faults] == ["calendar a", "calendar b"]
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
+        ({"localtime": Completed(1, "", "base64: /etc/localtime: Permission denied\n")}, "Permission denied"),
+        ({"calendars": Completed(1, "", "denied: no manager\n")}, "denied: no manager"),
+        (
+            {"settings": Completed(0, "algorithm default\n"), "reservations": NO_RESERVATIONS},
+            "max_reservation",
+        ),
         ({"date": Completed(0, "soon\n")}, "date: soon"),
         ({"date": Completed(127, "", "env: /bin/date: not there")}, "date: exit status 127"),
         ({"localtime": Completed(0, "!!!!\n")}, "base64: /etc/localtime is no time zone"),
         ({"localtime": Completed(0, base64.b64encode(b"TZif2" + b"\xff" * 200).decode())}, "no time zone"),
+        ({"localtime": Completed(0, base64.b64encode(CUT_SHORT).decode())}, "it is cut short"),
         ({"calendars": NO_ANSWER}, "qconf: exit status 124"),
     ],
 )
@@ -225,9 +272,25 @@ def test_a_cluster_without_calendars_projects_and_reservations_has_no_fault() ->
     found = discovered(
         projects=Completed(1, "", "no project list defined\n"),
         calendars=Completed(1, "", "no calendar defined\n"),
-        reservations=Completed(0, "<?xml version='1.0'?>\n<qrstat>\n</qrstat>\n"),
+        reservations=NO_RESERVATIONS,
     )
     assert (found.accounts, found.downtimes, found.faults) == (None, (), ())
+
+
+@pytest.mark.parametrize(
+    ("state", "there"), [("w", True), ("W", True), ("r", True), ("E", False), ("d", False)]
+)
+def test_a_reservation_counts_from_its_making_to_its_end(state: str, there: bool) -> None:
+    text = recorded("qrstat.xml").stdout.replace("<state>w</state>", f"<state>{state}</state>")
+    found = discovered(reservations=Completed(0, text)).downtimes
+    assert [each.name for each in found if not each.maintenance] == (["7", "8"] if there else [])
+
+
+def test_a_queues_limit_is_that_of_all_its_nodes() -> None:
+    queues = recorded("qconf-sq-calendars.txt").stdout
+    assert queues.count("2:0:0") == 1
+    limited = discovered(queues=Completed(0, queues.replace("2:0:0", "2:0:0,[sgen1=1:0:0]")))
+    assert {room.name: room.max_walltime for room in limited.rooms}["long.q"] == 120
 
 
 def test_a_reservation_that_has_failed_or_has_no_times_is_none() -> None:

@@ -10,7 +10,14 @@ from typing import ClassVar
 import pytest
 
 from gateway.discovery import MOST_ROOMS, Discovery, Downtime
-from gateway.errors import CancelRefused, ConfigError, QueueUnreachable, SubmitOutcomeUnknown, SubmitRefused
+from gateway.errors import (
+    CancelRefused,
+    ConfigError,
+    NoAccounting,
+    QueueUnreachable,
+    SubmitOutcomeUnknown,
+    SubmitRefused,
+)
 from gateway.model import Asked, Choices, Completed, JobEnd, JobId, JobState, JobStatus
 from gateway.schedulers import Scheduler
 from gateway.schedulers.slurm import STATES, Slurm
@@ -475,7 +482,8 @@ def test_the_accounting_knows_the_last_run_of_the_very_job() -> None:
     assert (end.state, end.native) == (JobState.COMPLETED, "COMPLETED cn2")
     assert SLURM.read_accounting(Completed(0), ASKED[0]) is None
     assert SLURM.read_accounting(Completed(0, "12|1|FAILED\n"), ASKED[0]) is None
-    assert SLURM.read_accounting(recorded("sacct-disabled"), ASKED[0]) is None
+    with pytest.raises(NoAccounting):
+        SLURM.read_accounting(recorded("sacct-disabled"), ASKED[0])
 
 
 @pytest.mark.parametrize("native", ["RUNNING", "PENDING", "REQUEUED", "SUSPENDED", "COMPLETING"])

@@ -238,3 +238,12 @@ def test_ranges_that_overlap_or_touch_are_one_and_those_with_a_gap_are_two() -> 
 def test_all_jobs_are_still_asked_for_by_name() -> None:
     (command,) = SLURM.status_commands(ASKED[:1], MARK)
     assert command.words[-2] == "-O"
+
+
+@pytest.mark.parametrize(
+    "complaint", ["slurm_load_partitions error: x\n", "a warning\nslurm_load_jobs error: y\n"]
+)
+def test_an_exit_status_of_0_with_a_complaint_is_no_answer(complaint: str) -> None:
+    count = len(slurm_discovery.commands("inst22", MARK))
+    with pytest.raises(QueueUnreachable, match="discovery: "):
+        SLURM.read_discovery([Completed(0, "", complaint)] * count, "inst22", MARK)
