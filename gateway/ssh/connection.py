@@ -195,6 +195,7 @@ class _Call:
         self._lock = threading.Lock()
         self._channel: paramiko.Channel | None = None
         self.given_up = False
+        self._is_late = False
 
     def cancel(self) -> None:
         """Give the call up: whatever it waits for returns now."""
@@ -214,7 +215,7 @@ class _Call:
         """
         channel = _session(transport, limits)
         # paramiko waits for the answer to "exec" without a limit; closing the channel ends that wait too.
-        watchdog = threading.Timer(self._limit, channel.close)
+        watchdog = threading.Timer(self._limit, self._late, (channel,))
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -228,6 +229,10 @@ class _Call:
         finally:
             watchdog.cancel()
             channel.close()
+
+    def _late(self, channel: paramiko.Channel) -> None:
+        self._is_late = True
+        channel.close()
 
     def _send(self, channel: paramiko.Channel) -> None:
         try:
@@ -254,6 +259,8 @@ class _Call:
             if ended and not stdout and not stderr:
                 break
         self._check_begun(channel)
+        if self._is_late and not self._answer.complete:
+            raise AnswerLost(f"a remote command did not answer within {self._limit:g} s")
         return self._answer.completed()
 
     def _check_begun(self, channel: paramiko.Channel) -> None:

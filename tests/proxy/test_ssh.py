@@ -134,10 +134,19 @@ async def test_a_connection_killed_in_a_command_is_a_failure_and_no_empty_succes
         run = asyncio.create_task(node.run(sh("echo part; sleep 5"), timeout=10))
         await asyncio.sleep(0.8)
         relay.drop()
-        with pytest.raises(AnswerLost):
+        with pytest.raises(AnswerLost, match="connection was lost"):
             await asyncio.wait_for(run, 3)
         assert (await node.run(sh("echo back"), timeout=5)).stdout == "back\n"
         assert relay.accepted == 2
+
+
+async def test_a_command_that_stays_silent_is_told_from_a_lost_connection(sshd: Sshd) -> None:
+    async with relayed(sshd) as (node, relay):
+        run = asyncio.create_task(node.run(sh("echo part; sleep 5"), timeout=1))
+        await asyncio.sleep(0.8)
+        relay.stall()
+        with pytest.raises(AnswerLost, match="did not answer within"):
+            await run
 
 
 async def test_a_cancelled_run_frees_its_session_at_once(node: LoginNode) -> None:

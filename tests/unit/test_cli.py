@@ -110,8 +110,9 @@ def test_each_command_tells_what_it_does(console: Console, command: str) -> None
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word() -> None:
-    words = [sys.executable, "-m", "gateway", "schema"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+    words = [sys.executable, "-m", "gateway", "schema"]  # far more than the pipe holds
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, bufsize=0, pipesize=4096, stdout=pipe, stderr=pipe) as command:
         assert command.stdout is not None  # it was asked for
         assert command.stderr is not None
         assert command.stdout.read(1) == b"{"

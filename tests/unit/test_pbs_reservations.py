@@ -136,7 +136,7 @@ def test_without_an_answer_there_is_a_fault_and_all_else_stands(status: int, std
     found = discovered(MAINTENANCE, status, stderr)
     assert found.downtimes == ()
     (fault,) = found.faults
-    assert fault.startswith(f"pbs_rstat: exit status {status}")
+    assert fault.startswith(f"pbs_rstat: exit status {status}: {stderr.partition(chr(10))[0].strip()}")
     assert len(found.rooms) == 2
 
 

@@ -131,7 +131,7 @@ def test_what_the_qmaster_refuses_is_not_guessed_at(year: str, week: str) -> Non
         calendar(year, week)
 
 
-@pytest.mark.parametrize("times", ["12:60-13", "12-13:0:60", "12:0:99-13", "24:1-5", "12-"])
+@pytest.mark.parametrize("times", ["12:60-14", "12-13:0:60", "12:0:99-13", "24:1-5", "12-"])
 def test_what_is_no_time_of_a_day_is_not_guessed_at(times: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         calendar("NONE", times)
@@ -153,6 +153,10 @@ def test_what_goes_on_over_midnight_and_the_weekend_is_one_window() -> None:
     assert windows(day, friday, UTC)[:2] == [(on(27, 20), on(30, 6)), (on(30, 20), on(1, 6, month=12))]
     ends_a_second_early = calendar("23.11.2026=8-23:59:59 24.11.2026=0-7", "NONE")
     assert windows(ends_a_second_early, MEASURED, UTC) == [(on(23, 8), on(24, 7))]
+
+
+def test_a_range_of_weekdays_goes_over_the_weeks_end_and_no_further() -> None:
+    assert windows(calendar("NONE", "fri-mon"), on(25, 12), UTC)[0] == (on(27, 0), on(1, 0, month=12))
 
 
 def test_a_window_is_in_the_clusters_time_also_where_its_clocks_change() -> None:

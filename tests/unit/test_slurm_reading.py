@@ -247,3 +247,12 @@ def test_an_exit_status_of_0_with_a_complaint_is_no_answer(complaint: str) -> No
     count = len(slurm_discovery.commands("inst22", MARK))
     with pytest.raises(QueueUnreachable, match="discovery: "):
         SLURM.read_discovery([Completed(0, "", complaint)] * count, "inst22", MARK)
+
+
+@pytest.mark.parametrize(
+    "option", ["--partition=gpu", "--time=1", "--cpus-per-task=2", "--mem=1G", "--gpus=1"]
+)
+def test_what_every_form_asks_for_stands_in_no_header_of_a_site(option: str) -> None:
+    (fault,) = SLURM.header_faults(f"#SBATCH {option}")
+    assert fault.startswith(f"line 1: {option.partition('=')[0]} ")
+    assert "is chosen on the form" in fault

@@ -25,6 +25,7 @@ class Running:
     spec: dict[str, Any]
     pid: int
     began: float
+    script: Path
     kill_at: float = 0.0
     over_walltime: bool = False
 
@@ -69,6 +70,7 @@ class Mom:
             return
         _signal_session(job.pid, signal.SIGKILL)
         del self.running[identifier]
+        job.script.unlink(missing_ok=True)
         code = os.waitstatus_to_exitcode(status)
         self._say(
             identifier, exit=_WALLTIME if job.over_walltime else code if code >= 0 else _SIGNALLED - code
@@ -90,10 +92,11 @@ class Mom:
         if path.endswith("/"):
             path = f"{path}{spec['id']}.OU"
         ready, told = os.pipe()
+        copy = Path(f"/var/tmp/pbs.{spec['id']}.{secrets.token_hex(4)}.SC")
         pid = os.fork()
         if not pid:
             try:
-                self._become(account, spec, path, told)
+                self._become(account, spec, path, copy, told)
             finally:
                 os._exit(254)
         os.close(told)
@@ -103,15 +106,16 @@ class Mom:
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             self._say(spec["id"], **({"exit": _SIGNALLED - code} if code < 0 else {"held": True}))
             return
-        self.running[spec["id"]] = Running(spec, pid, time.monotonic())
+        self.running[spec["id"]] = Running(spec, pid, time.monotonic(), copy)
         self._say(spec["id"], session=pid)
 
-    def _become(self, account: pwd.struct_passwd, spec: dict[str, Any], path: str, told: int) -> None:
+    def _become(
+        self, account: pwd.struct_passwd, spec: dict[str, Any], path: str, copy: Path, told: int
+    ) -> None:
         """Become the job: a session, the owner's account, the output, the shell."""
         os.setsid()
         attributes = spec["attributes"]
         script = (self.scripts / f"{spec['id']}.script").read_bytes()
-        copy = Path(f"/var/tmp/pbs.{spec['id']}.{secrets.token_hex(4)}.SC")
         copy.write_bytes(script)
         os.chown(copy, account.pw_uid, account.pw_gid)
         copy.chmod(0o700)
