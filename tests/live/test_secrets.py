@@ -253,7 +253,7 @@ def test_the_hubs_processes_show_no_secret(scene: Scene, user: str | None) -> No
 
 
 def test_the_state_directory_is_its_owners_alone(scene: Scene) -> None:
-    for file in (scene.state_dir.parent, *scene.state_dir.parent.rglob("*")):
+    for file in (scene.state_dir.parent, scene.state_dir, *scene.state_dir.rglob("*")):
         assert file.stat().st_uid == BY_NAME["alice"].uid
         assert file.stat().st_mode & 0o777 == (0o700 if file.is_dir() else 0o600), file
     home = scene.lab.state / "home/alice"
