@@ -129,7 +129,9 @@ async def serve(settings: Settings, *, own_data_plane: bool, managed: bool = Fal
             stack.push_async_callback(_stop_data_plane, haproxy, tunnels)
         routing = Routing(records, sessions, haproxy, tunnels, origins, _node_contexts(sites, context))
         callback = parts.callback(settings, origins)
-        servers = Servers(instance, records, routing, authority, clusters, metrics, callback, renderer)
+        servers = Servers(
+            instance, records, routing, authority, clusters, metrics, callback, renderer, origins.base
+        )
         orphans = parts.orphans(settings, instance, OrphanStore(database), clusters, views)
         pages = replace(
             Services(authenticator, origins, views.sites, sessions, records, servers, routing),

@@ -21,9 +21,10 @@ _TRAIT = re.compile(r"(?:The value of )?[Tt]he '(\w+)' trait of an? (\w+) instan
 class Gateway(Configurable):
     """Where the gateway is, and where it keeps its things."""
 
-    public_url = Unicode(help="The address that people type.").tag(
-        config=True, example="https://gateway.example.org/"
-    )
+    public_url = Unicode(
+        help="The address that people type. It may have a path, where the host is another web server's: "
+        "https://www.example.org/gateway/."
+    ).tag(config=True, example="https://gateway.example.org/")
     layout = Enum(
         ["per-user", "single"],
         default_value="per-user",

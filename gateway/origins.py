@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from gateway.errors import ConfigError
 from gateway.model import USER_NAME
-from gateway.urls import ServerPath, parse_server_path, server_path
+from gateway.urls import ServerPath, check_base, enter_path, hub_path, parse_server_path, server_path
 
 #: Browsers take a ``__Host-`` cookie only from its own host, over TLS, with Path=/ and no Domain: no page on
 #: another host can set or shadow it (RFC 6265bis, 4.1.3.2).
@@ -83,19 +83,21 @@ class Layout(StrEnum):
 class Origins:
     """The public URLs of the hub and of users' servers. Make one with ``Origins.of``.
 
-    ``host`` is the hub's, in lower case; ``port`` is None for 443.
+    ``host`` is the hub's, in lower case; ``port`` is None for 443; ``base`` is the path below which all
+    is, on every host.
     """
 
     host: str
     port: int | None
     layout: Layout
+    base: str = "/"
 
     @classmethod
     def of(cls, public_url: str, layout: str = Layout.PER_USER) -> Origins:
         """Return the origins of a gateway.
 
         Args:
-            public_url: Where browsers find it: ``https://HOST[:PORT]/``.
+            public_url: Where browsers find it: ``https://HOST[:PORT]/[BASE/]``.
             layout: ``per-user`` or ``single``.
 
         Raises:
@@ -107,14 +109,10 @@ class Origins:
         except ValueError as error:
             raise ConfigError(f"public_url: {public_url}: {error}") from None
         host = (parts.hostname or "").lower()
-        if (
-            parts.scheme != "https"
-            or parts.path not in ("", "/")
-            or parts.query
-            or parts.fragment
-            or parts.username
-        ):
-            raise ConfigError(f"public_url: {public_url}: write it as https://gw.example.org/ or with a port")
+        if parts.scheme != "https" or parts.query or parts.fragment or parts.username:
+            raise ConfigError(
+                f"public_url: {public_url}: write it as https://gw.example.org/, also with a port or a path"
+            )
         if not _HOST.fullmatch(host) or ".." in host:
             raise ConfigError(f"public_url: {public_url}: {host!r} is not a host's name")
         if layout not in tuple(Layout):
@@ -123,7 +121,7 @@ class Origins:
             raise ConfigError(
                 f"public_url: {host} is an address: users' own origins need a name (or layout single)"
             )
-        return cls(host, None if port in (None, 443) else port, Layout(layout))
+        return cls(host, None if port in (None, 443) else port, Layout(layout), check_base(parts.path))
 
     # --- URLs ---
 
@@ -133,8 +131,20 @@ class Origins:
         return self._origin(self.host)
 
     def hub_url(self, path: str = "/hub/home") -> str:
-        """Return the URL of a path of the hub, which begins with a slash."""
-        return self.hub_origin + path
+        """Return the URL of a page of the hub; ``path`` is as without a base."""
+        return self.hub_origin + self.hub_path(path)
+
+    def hub_path(self, path: str) -> str:
+        """Return the path of a page of the hub, for its own origin; ``path`` is as without a base."""
+        return hub_path(path, self.base)
+
+    def server_path(self, user: str, server: str) -> str:
+        """Return the path of a server, its application's base URL."""
+        return server_path(user, server, self.base)
+
+    def parse(self, path: str) -> ServerPath | None:
+        """Return which server a path belongs to: see `parse_server_path`."""
+        return parse_server_path(path, self.base)
 
     def user_origin(self, user: str) -> str:
         """Return the origin of a user's servers, without a slash at its end."""
@@ -142,17 +152,23 @@ class Origins:
 
     def server_url(self, user: str, server: str) -> str:
         """Return the URL of a server's first page."""
-        return self.user_origin(user) + server_path(user, server)
+        return self.user_origin(user) + self.server_path(user, server)
+
+    def enter_url(self, user: str, server: str) -> str:
+        """Return the URL at which a one-time code for this server is taken."""
+        return self.user_origin(user) + enter_path(user, server, self.base)
 
     @property
     def may_insist(self) -> bool:
         """Whether browsers may be told to come to these hosts by HTTPS only (RFC 6797).
 
         They apply it to every port of a host, so with a port of our own it could cut off somebody else; and
-        names that mean this machine are a demonstration's, with a certificate that browsers do not know.
+        names that mean this machine are a demonstration's, with a certificate that browsers do not know. A
+        host of which we have only a part is its web server's to decide about.
         """
         name, _, top = self.host.rpartition(".")
-        return self.port is None and bool(name) and not top.isdigit() and top not in _THIS_MACHINE
+        alone = self.port is None and self.base == "/"
+        return alone and bool(name) and not top.isdigit() and top not in _THIS_MACHINE
 
     def form_targets(self) -> str:
         """Return what forms of the hub may lead to, as CSP sources: browsers also check later redirects."""
@@ -201,9 +217,9 @@ class Origins:
         path = target.partition("?")[0].partition("#")[0]
         if any(part in (".", "..") for part in path.lower().replace("%2e", ".").split("/")):
             return None
-        if path.startswith("/hub/"):
+        if path.startswith(self.hub_path("/hub/")):
             return self.hub_origin + target
-        server = parse_server_path(path)
+        server = self.parse(path)
         return None if server is None else self.user_origin(server.user) + target
 
     def serves(self, host: str, server: ServerPath) -> bool:

@@ -275,6 +275,7 @@ def haproxy_settings(
         ),
         access_log=settings.gateway.access_log,
         front=front,
+        base=origins.base,
     )
 
 

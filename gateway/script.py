@@ -55,7 +55,7 @@ class JobFacts:
 
 
 def preview_facts(
-    user: str, server_name: str, instance: str, site: SiteConfig, callback_url: str = ""
+    user: str, server_name: str, instance: str, site: SiteConfig, callback_url: str = "", base: str = "/"
 ) -> JobFacts:
     """Return the facts of a script that is shown and not submitted: the id and the run nonce are examples.
 
@@ -65,6 +65,7 @@ def preview_facts(
         instance: This gateway's six letters.
         site: The cluster.
         callback_url: As the job would be given it.
+        base: The path of the public address.
     """
     return JobFacts(
         instance=instance,
@@ -72,7 +73,7 @@ def preview_facts(
         run="0" * 16,
         user=site.login.owner(user),
         server_name=server_name,
-        base_url=server_path(user, server_name),
+        base_url=server_path(user, server_name, base),
         node_tls=site.tunnel.node_security == "tls",
         callback_url=callback_url,
     )

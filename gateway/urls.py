@@ -1,10 +1,15 @@
-"""The paths of users' servers: ``/user/NAME/`` and ``/user/NAME/SERVER/``."""
+"""The paths of the hub, ``/hub/…``, and of users' servers: ``/user/NAME/`` and ``/user/NAME/SERVER/``.
+
+All are below the path of the public address, the *base*: ``/``, or ``/gateway/`` where the host is another
+web server's too. It has a slash at both ends.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, ConfigError
 from gateway.model import SERVER_NAME, USER_NAME
 
 #: The last part of the path at which a browser turns a one-time code into a grant. No server name and no
@@ -62,29 +67,54 @@ RESERVED_NAMES = frozenset(
 )
 
 
+#: Also parts of expressions in HAProxy's and tornado's rules: nothing in it means anything there.
+_BASE = re.compile(r"/(?:[A-Za-z0-9_][A-Za-z0-9_-]{0,62}/){0,8}", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerPath:
     """A path below a user's server. ``server`` is "" for the default one."""
 
     user: str
     server: str
+    base: str = "/"
 
     def __str__(self) -> str:
         """Return the path of the server's first page, with slashes at both ends."""
-        return server_path(self.user, self.server)
+        return server_path(self.user, self.server, self.base)
 
 
-def server_path(user: str, server: str) -> str:
+def check_base(path: str) -> str:
+    """Return the base that a public address's path means; a slash at its end may be left out.
+
+    Raises:
+        ConfigError: It cannot be one.
+    """
+    base = path if path.endswith("/") else f"{path}/"
+    if not _BASE.fullmatch(base):
+        raise ConfigError(
+            f"public_url: {path!r} cannot be the path below which the gateway is: write it as /gateway/, of "
+            "letters, digits, _ and inner hyphens between single slashes"
+        )
+    return base
+
+
+def hub_path(path: str, base: str = "/") -> str:
+    """Return where a page of the hub is; ``path`` is as without a base, ``/hub/home``."""
+    return base + path.removeprefix("/")
+
+
+def server_path(user: str, server: str, base: str = "/") -> str:
     """Return the path of a server, ``/user/alice/`` or ``/user/alice/exp1/``: its application's base URL."""
-    return f"/user/{user}/{server}/" if server else f"/user/{user}/"
+    return f"{base}user/{user}/{server}/" if server else f"{base}user/{user}/"
 
 
-def enter_path(user: str, server: str) -> str:
+def enter_path(user: str, server: str, base: str = "/") -> str:
     """Return the path at which a one-time code for this server is taken."""
-    return server_path(user, server) + ENTER
+    return server_path(user, server, base) + ENTER
 
 
-def parse_server_path(path: str) -> ServerPath | None:
+def parse_server_path(path: str, base: str = "/") -> ServerPath | None:
     """Return which server a path belongs to, or None if it is none of ours.
 
     Like the proxy, it takes the path's parts literally: ``//`` or an encoded slash is no way to a server. If
@@ -93,12 +123,15 @@ def parse_server_path(path: str) -> ServerPath | None:
 
     Args:
         path: Of a URL, as it came, without the query.
+        base: Below which all of ours are.
     """
-    parts = path.split("/")
+    if not path.startswith(base):
+        return None
+    parts = path[len(base) - 1 :].split("/")
     if len(parts) < 3 or parts[0] or parts[1] != "user" or not USER_NAME.fullmatch(parts[2]):
         return None
     name = parts[3] if len(parts) > 3 else ""
-    return ServerPath(parts[2], name if is_server_name(name) else "")
+    return ServerPath(parts[2], name if is_server_name(name) else "", base)
 
 
 def is_server_name(name: str) -> bool:

@@ -57,7 +57,7 @@ def _render(options: argparse.Namespace) -> int:
     site = known.site
     discoveries = {site.name: known.discovery} if known.discovery else {}
     choices = check({site.name: site}, from_strings(site.name, options.option), known.user, discoveries)
-    facts = preview_facts(options.user, name, known.instance, known.site, known.callback)
+    facts = preview_facts(options.user, name, known.instance, known.site, known.callback, known.base)
     sys.stdout.write(asyncio.run(render(known.site, choices, facts)))
     return 0
 
@@ -76,6 +76,7 @@ class _Known:
     user: User | None = None
     discovery: Discovery | None = None
     note: str = ""
+    base: str = "/"
 
 
 async def _known(settings: Settings, name: str, user: str) -> _Known:
@@ -86,19 +87,21 @@ async def _known(settings: Settings, name: str, user: str) -> _Known:
     if name not in files:
         raise BadRequest("", f"There is no cluster {name}; there is {', '.join(sorted(files))}.")
     site, path = files[name]
-    callback = ""
-    if site.login.callback and settings.gateway.public_url:
+    callback, base = "", "/"
+    if settings.gateway.public_url:
         origins = Origins.of(settings.gateway.public_url, settings.gateway.layout)
-        callback = origins.hub_url(f"/hub/api/callback/{'a' * 10}")
+        base = origins.base
+        callback = origins.hub_url(f"/hub/api/callback/{'a' * 10}") if site.login.callback else ""
     if not _has_run(settings):
-        return _Known(site, callback=callback)
+        return _Known(site, callback=callback, base=base)
     async with remembered(settings) as database:
         view = SiteView(read_source(path), site, memory=SiteViewStore(database))
         await view.recall()
         person = await SessionStore(database).person(user)
         note = "" if person else f"{user} has never logged in: groups are not known, and none is asked for"
         person = person or _in_all_groups(user, view.config)
-        return _Known(view.config, await database.instance(), callback, person, view.discovery, note)
+        instance = await database.instance()
+        return _Known(view.config, instance, callback, person, view.discovery, note, base)
 
 
 def _in_all_groups(name: str, site: SiteConfig) -> User:

@@ -24,6 +24,7 @@ from gateway.errors import ConfigError
 from gateway.origins import ROUTE_COOKIE
 from gateway.pki import server_name
 from gateway.routes import Route, id_of
+from gateway.urls import check_base
 
 _WORD = re.compile(r"[A-Za-z0-9_./:@*()\[\]+-]+", re.ASCII)
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\*|\[[0-9A-Fa-f:.]+\])?:\d{1,5}|unix@/[A-Za-z0-9_./-]+", re.ASCII)
@@ -90,6 +91,7 @@ class HAProxySettings:
         limits: What a server and a browser may take up.
         access_log: Where a line for each request goes: see `log_words`.
         front: Reverse proxies in front of it.
+        base: The path below which everything is, with a slash at both ends.
 
     Raises:
         ConfigError: A value cannot be written into HAProxy's configuration.
@@ -113,9 +115,11 @@ class HAProxySettings:
     limits: Limits = field(default_factory=Limits)
     access_log: str = ""
     front: Front = field(default_factory=Front)
+    base: str = "/"
 
     def __post_init__(self) -> None:
         log_words(self.access_log, managed=self.managed)
+        check_base(self.base)
         if not self.listeners:
             raise ConfigError("HAProxy needs at least one address to listen at")
         for address in self._addresses:
@@ -293,6 +297,8 @@ def _fixed(settings: HAProxySettings, config_digest: str) -> str:
         hard_stop=settings.hard_stop,
         scheme=settings.scheme,
         front=settings.front,
+        base=settings.base,
+        user_field=settings.base.count("/") + 2,
         cookie=ROUTE_COOKIE,
         node_tls=settings.node_tls,
         threads=min(_MOST_THREADS, len(os.sched_getaffinity(0))),

@@ -22,7 +22,6 @@ Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 #: Seconds for an answer.
 _WITHIN = 3.0
-_HEALTH = "/hub/api/health"
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _LOCK = re.compile(
     r"\d+: FLOCK +\S+ +WRITE (?P<pid>\d+) (?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+) 0 EOF"
@@ -48,7 +47,7 @@ class Running:
         status = await self._health(lambda: asyncio.open_unix_connection(socket))
         if status != 200:
             return warning(
-                f"process {pid} is the hub, but at {socket} {_HEALTH} {_said(status)}",
+                f"process {pid} is the hub, but at {socket} {self._health_path} {_said(status)}",
                 "journalctl -u gateway-hub   says what it is doing",
             )
         return ok(f"process {pid}, and it says that it is well")
@@ -72,7 +71,7 @@ class Running:
                 return warning(words, "systemctl restart gateway-haproxy")
             if status != 200:
                 return warning(
-                    f"at {address} {_HEALTH} {_said(status)}: it does not get to the hub",
+                    f"at {address} {self._health_path} {_said(status)}: it does not get to the hub",
                     "See the step the hub runs.",
                 )
         return ok(f"it leads from {', '.join(self.settings.gateway.bind)} to the hub")
@@ -109,10 +108,14 @@ class Running:
     def _origins(self) -> Origins:
         return Origins.of(self.settings.gateway.public_url, self.settings.gateway.layout)
 
+    @property
+    def _health_path(self) -> str:
+        return self._origins.hub_path("/hub/api/health")
+
     async def _health(self, connect: Connect) -> int | None:
         """Return the HTTP status with which the hub's health is answered, None if there is no answer."""
         host = self._origins.hub_origin.removeprefix("https://")
-        request = f"GET {_HEALTH} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        request = f"GET {self._health_path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
         try:
             async with asyncio.timeout(_WITHIN):
                 reader, writer = await connect()

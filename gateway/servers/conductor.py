@@ -48,6 +48,7 @@ class Servers:
         metrics: Counts what happens.
         callback: Where jobs call in, on clusters whose site config lets them.
         renderer: Writes their job scripts.
+        base: The path of the public address, below which all servers are.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Servers:
         metrics: Metrics,
         callback: Callback | None = None,
         renderer: Renderer | None = None,
+        base: str = "/",
     ) -> None:
         self._store = store
         self._instance = instance
@@ -81,6 +83,7 @@ class Servers:
             news,
             callback or Callback(),
             renderer or Renderer(),
+            base,
         )
         self._idleness = Idleness(self._tools, self._stop_idle, routing.traffic)
 

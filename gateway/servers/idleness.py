@@ -163,7 +163,7 @@ class Idleness:
             raise GatewayError(f"{server} has no way")
         return await fetch_json(
             address,
-            server_path(server.user, server.name) + path,
+            server_path(server.user, server.name, self._tools.base) + path,
             token=(await self._tools.secrets(server)).token,
             tls=self._tools.routing.probe_context(server.cluster),
             server_name=server_name(server.id),

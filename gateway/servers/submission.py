@@ -108,7 +108,7 @@ class Submission:
             run=server.run,
             user=self._cluster(server).queue.owner(server.user),
             server_name=server.name,
-            base_url=server_path(server.user, server.name),
+            base_url=server_path(server.user, server.name, self._tools.base),
             node_tls=site.tunnel.node_security == "tls",
             callback_url=f"{callback.url}{server.id}" if callback else "",
         )

@@ -30,6 +30,7 @@ class Tools:
     news: Mapping[str, News]
     callback: Callback
     renderer: Renderer
+    base: str = "/"
 
     async def secrets(self, server: Server) -> Secrets:
         """Return the secrets of a server that has not ended."""

@@ -41,7 +41,7 @@ class Way:
         began = time.monotonic()
         answer = await probe(
             address,
-            server_path(server.user, server.name) + "api",
+            server_path(server.user, server.name, self._tools.base) + "api",
             token=(await self._tools.secrets(server)).token,
             tls=self._tools.routing.probe_context(server.cluster),
             server_name=server_name(server.id),

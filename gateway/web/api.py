@@ -20,7 +20,7 @@ from gateway.errors import BadRequest, Forbidden, GatewayError, NotFound
 from gateway.lifecycle import Phase
 from gateway.model import USER_NAME, Server, User
 from gateway.routing import RouteRow
-from gateway.urls import check_server_name, server_path
+from gateway.urls import check_server_name
 from gateway.web.base import SAFE_METHODS, Page, secret_hash
 from gateway.web.words import is_open, is_over, progress_event, seconds_left
 
@@ -316,7 +316,7 @@ def _user_model(user: User, servers: Sequence[Server], request: Api) -> dict[str
         "kind": "user",
         "name": user.name,
         "admin": user.admin,
-        "server": server_path(user.name, "") if is_open(default) else None,
+        "server": request.origins.server_path(user.name, "") if is_open(default) else None,
         "pending": _pending(default) if default else None,
         "servers": {name: _server_model(server, request) for name, server in live.items()},
     }
@@ -333,9 +333,9 @@ def _server_model(server: Server, request: Api) -> dict[str, Any]:
         "ready": _is_ready(server),
         "pending": _pending(server),
         "stopped": is_over(server),
-        "url": server_path(server.user, server.name),
+        "url": request.origins.server_path(server.user, server.name),
         "full_url": request.origins.server_url(server.user, server.name),
-        "progress_url": progress,
+        "progress_url": request.origins.hub_path(progress),
         "full_progress_url": request.origins.hub_url(progress),
         "user_options": {"cluster": server.cluster, "application": server.application},
         "state": {

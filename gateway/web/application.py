@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from tornado.httpserver import HTTPServer
@@ -20,6 +21,8 @@ access_log = logging.getLogger("gateway.web.access")
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "web"
 _STATIC = ("gateway.css", "rules.js", "spawn.js", "times.js", "wait.js", "websocket.js", "icon.svg")
+#: A pattern of paths, what answers there, and what that is told.
+Rule = tuple[Any, ...]
 _NAME = r"([^/]+)"
 #: The longest form or request that is read, in bytes.
 MAX_BODY = 64 * 1024
@@ -41,44 +44,8 @@ def make_application(services: Services) -> Application:
     Args:
         services: What it works with.
     """
-    user_path = r"/user/[^/]+/(?:[^/]+/)?"
     return Application(
-        [
-            (r"/(?:hub/?)?", pages.Root),
-            (r"/hub/login", session.Login),
-            (r"/hub/logout", session.Logout),
-            (r"/hub/home", pages.Home),
-            (r"/hub/clusters", clusters.Clusters),
-            (rf"/hub/spawn(?:/{_NAME})?", forms.Spawn),
-            (rf"/hub/wait(?:/{_NAME})?", pages.Wait),
-            (rf"/hub/stop(?:/{_NAME})?", pages.Stop),
-            (rf"/hub/keep(?:/{_NAME})?", pages.Keep),
-            (r"/hub/enter", enter.Enter),
-            (r"/hub/websocket", sockets.Trial),
-            (
-                rf"/hub/static/({'|'.join(name.replace('.', '[.]') for name in _STATIC)})",
-                Static,
-                {"path": TEMPLATES},
-            ),
-            (r"/hub/metrics", api.Metrics),
-            (r"/hub/api/?", api.Version),
-            (r"/hub/api/health", api.Health),
-            (r"/hub/api/user", api.Whoami),
-            (rf"/hub/api/users/{_NAME}", api.UserModel),
-            (rf"/hub/api/users/{_NAME}/server", api.UserServer),
-            (rf"/hub/api/users/{_NAME}/servers/{_NAME}", api.UserServer),
-            (rf"/hub/api/users/{_NAME}/server/keep", api.KeepServer),
-            (rf"/hub/api/users/{_NAME}/servers/{_NAME}/keep", api.KeepServer),
-            (rf"/hub/api/users/{_NAME}/server/progress", api.Progress),
-            (rf"/hub/api/users/{_NAME}/servers/{_NAME}/progress", api.Progress),
-            (r"/hub/api/orphans", api.Orphans),
-            (r"/hub/api/proxy", api.Proxy),
-            (r"/hub/api/callback/([a-z2-7]{10})", callback.Callback),
-            (rf"/hub/api/clusters/{_NAME}/form", forms.ClusterForm),
-            (r"/hub/api/.*", api.NoSuchCall),
-            (user_path + ENTER, enter.TakeCode),
-            (r"/user/.*", enter.NotGranted),
-        ],
+        _rules(services.origins.base),
         default_handler_class=base.Missing,
         services=services,
         pages=_environment(services),
@@ -94,6 +61,50 @@ def make_application(services: Services) -> Application:
             "expires_days": None,
         },
     )
+
+
+def _rules(base: str) -> list[Rule]:
+    """Return what answers where, all below the base; elsewhere nothing is."""
+    user_path = r"/user/[^/]+/(?:[^/]+/)?"
+    rules: list[Rule] = [
+        (r"/(?:hub/?)?", pages.Root),
+        (r"/hub/login", session.Login),
+        (r"/hub/logout", session.Logout),
+        (r"/hub/home", pages.Home),
+        (r"/hub/clusters", clusters.Clusters),
+        (rf"/hub/spawn(?:/{_NAME})?", forms.Spawn),
+        (rf"/hub/wait(?:/{_NAME})?", pages.Wait),
+        (rf"/hub/stop(?:/{_NAME})?", pages.Stop),
+        (rf"/hub/keep(?:/{_NAME})?", pages.Keep),
+        (r"/hub/enter", enter.Enter),
+        (r"/hub/websocket", sockets.Trial),
+        (
+            rf"/hub/static/({'|'.join(name.replace('.', '[.]') for name in _STATIC)})",
+            Static,
+            {"path": TEMPLATES},
+        ),
+        (r"/hub/metrics", api.Metrics),
+        (r"/hub/api/?", api.Version),
+        (r"/hub/api/health", api.Health),
+        (r"/hub/api/user", api.Whoami),
+        (rf"/hub/api/users/{_NAME}", api.UserModel),
+        (rf"/hub/api/users/{_NAME}/server", api.UserServer),
+        (rf"/hub/api/users/{_NAME}/servers/{_NAME}", api.UserServer),
+        (rf"/hub/api/users/{_NAME}/server/keep", api.KeepServer),
+        (rf"/hub/api/users/{_NAME}/servers/{_NAME}/keep", api.KeepServer),
+        (rf"/hub/api/users/{_NAME}/server/progress", api.Progress),
+        (rf"/hub/api/users/{_NAME}/servers/{_NAME}/progress", api.Progress),
+        (r"/hub/api/orphans", api.Orphans),
+        (r"/hub/api/proxy", api.Proxy),
+        (r"/hub/api/callback/([a-z2-7]{10})", callback.Callback),
+        (rf"/hub/api/clusters/{_NAME}/form", forms.ClusterForm),
+        (r"/hub/api/.*", api.NoSuchCall),
+        (user_path + ENTER, enter.TakeCode),
+        (r"/user/.*", enter.NotGranted),
+    ]
+    below = base.removesuffix("/")
+    found: list[Rule] = [(below + pattern, *handler) for pattern, *handler in rules]
+    return [(below, pages.Root), *found] if below else found
 
 
 def make_server(application: Application) -> HTTPServer:
@@ -116,6 +127,7 @@ def _environment(services: Services) -> jinja2.Environment:
     )
     environment.globals |= {
         "hub": services.origins.hub_url,
+        "hub_path": services.origins.hub_path,
         "static": {
             name: services.origins.hub_url(f"/hub/static/{name}?v={_digest(name)}") for name in _STATIC
         },

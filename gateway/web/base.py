@@ -220,7 +220,7 @@ class Page(Base):
         user = self.origins.user_of_host(self.request.host)
         if user is None or self.request.method not in SAFE_METHODS:
             raise NotFound(f"no page for the host {self.request.host!r}")
-        self.redirect(self.origins.hub_url(self.request.uri or "/"))
+        self.redirect(self.origins.hub_origin + (self.request.uri or "/"))
 
     def login_url_for(self, target: str) -> str:
         """Return the login page's address, from which one goes on to ``target``."""

@@ -20,7 +20,7 @@ from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.model import Server, User
 from gateway.origins import ENTERED_COOKIE, ROUTE_COOKIE, STATE_COOKIE, Origins
 from gateway.store import Code, Session
-from gateway.urls import ServerPath, enter_path, parse_server_path, server_path
+from gateway.urls import ServerPath
 from gateway.web.base import AGAIN_SECONDS, Base, Page, secret_hash
 from gateway.web.services import Records
 from gateway.web.words import is_open, is_over
@@ -57,7 +57,7 @@ class OnServerPath(Base):
         Raises:
             NotFound: The path is no server's, or its server is not on this host.
         """
-        path = parse_server_path(self.request.path)
+        path = self.origins.parse(self.request.path)
         if path is None or not self.origins.serves(self.request.host, path):
             raise NotFound(f"no server at {self.request.host!r} {self.request.path!r}")
         return path
@@ -71,7 +71,7 @@ class NotGranted(OnServerPath):
         if self.is_navigation():
             await self._lead_in()
             return
-        path = parse_server_path(self.request.path)
+        path = self.origins.parse(self.request.path)
         server = await server_at(self.services.records, path) if path else None
         if server and is_open(server) and await self._was_let_in(server):
             self.set_header("Retry-After", str(ROUTE_AGAIN_SECONDS))
@@ -95,7 +95,7 @@ class NotGranted(OnServerPath):
         return await self.services.sessions.granted(secret_hash(cookie), server.id)
 
     async def _lead_in(self) -> None:
-        path = parse_server_path(self.request.path)
+        path = self.origins.parse(self.request.path)
         wanted = self.origins.safe_next(self.request.uri or "")
         if path and wanted and not self.origins.serves(self.request.host, path):
             if not self.origins.is_hub_host(self.request.host):
@@ -103,7 +103,7 @@ class NotGranted(OnServerPath):
             self.redirect(wanted)
             return
         path = self.path_here()
-        if self.request.path == f"/user/{path.user}":
+        if self.request.path + "/" == self.origins.server_path(path.user, ""):
             self.redirect(str(path))
             return
         server = await server_at(self.services.records, path)
@@ -130,7 +130,7 @@ class Enter(Page):
     async def get(self) -> None:
         """Lead to the server, to its waiting page, or say that it does not run."""
         target, state = self.get_query_argument("to", ""), self.get_query_argument("state", "")
-        path = parse_server_path(target.partition("?")[0])
+        path = self.origins.parse(target.partition("?")[0])
         wanted = self.origins.safe_next(target)
         if path is None or not _HASH.fullmatch(state) or not wanted:
             raise BadRequest(
@@ -157,11 +157,14 @@ class Enter(Page):
     async def _with_code(self, server: Server, target: str, state: str, session: Session) -> str:
         code = secrets.token_urlsafe(32)
         stands_for = Code(
-            session.hash, server_path(server.user, server.name), state, self.origins.host_of(server.user)
+            session.hash,
+            self.origins.server_path(server.user, server.name),
+            state,
+            self.origins.host_of(server.user),
         )
         await self.services.sessions.save_code(secret_hash(code), stands_for, self.now() + CODE_LIFETIME)
         query = urlencode({"code": code, "to": target})
-        return f"{self.origins.user_origin(server.user)}{enter_path(server.user, server.name)}?{query}"
+        return f"{self.origins.enter_url(server.user, server.name)}?{query}"
 
 
 class TakeCode(OnServerPath):
@@ -229,11 +232,11 @@ def wanted_page(origins: Origins, target: str, user: str) -> str | None:
         user: The person's name.
     """
     url = origins.safe_next(target)
-    wanted = parse_server_path(target.partition("?")[0])
+    wanted = origins.parse(target.partition("?")[0])
     return url if wanted is not None and wanted.user == user else None
 
 
 def wait_path(server_name: str, wanted: str = "") -> str:
-    """Return the path of a server's waiting page, from which one goes on to the page that was wanted."""
+    """Return the path of a server's waiting page, as without a base; one goes on to the page ``wanted``."""
     path = f"/hub/wait/{server_name}" if server_name else "/hub/wait"
     return f"{path}?{urlencode({'to': wanted})}" if wanted else path

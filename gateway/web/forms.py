@@ -184,7 +184,8 @@ class Spawn(Home):
         site = self.services.sites()[choices.cluster]
         prefix = self.services.callback_url if site.login.callback else ""
         callback = f"{prefix}{'a' * 10}" if prefix else ""
-        facts = preview_facts(self.user.name, name, self.services.instance, site, callback)
+        base = self.origins.base
+        facts = preview_facts(self.user.name, name, self.services.instance, site, callback, base)
         script = await self.services.renderer.preview(self.user.name, site, choices, facts)
         self.render_page("script.html", name=name, site=site, script=script, typed=typed)
 

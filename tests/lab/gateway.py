@@ -149,12 +149,12 @@ c.Ldap.admin_group = "{directory.ADMINS_GROUP}"
 """
 
 
-def answers(port: int, authority: Path) -> bool:
-    """Return whether the gateway says, through HAProxy, that it is healthy."""
+def answers(port: int, authority: Path, base: str = "/") -> bool:
+    """Return whether the gateway says, through HAProxy, that it is healthy; ``base`` is public_url's path."""
     context = ssl.create_default_context(cafile=str(authority))
     connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=5)
     try:
-        connection.request("GET", "/hub/api/health", headers={"Host": f"{HOST}:{port}"})
+        connection.request("GET", f"{base}hub/api/health", headers={"Host": f"{HOST}:{port}"})
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from gateway.urls import ServerPath
 
 PER_USER = Origins.of("https://gw.example.org:8443/")
 SINGLE = Origins.of("https://GW.example.org/", "single")
+BELOW = Origins.of("https://gw.example.org/hpc/gateway")
 NAMES = st.from_regex(USER_NAME, fullmatch=True)
 
 
@@ -31,7 +33,7 @@ def test_urls_of_both_layouts() -> None:
     ("url", "layout"),
     [
         ("http://gw.example.org/", "per-user"),
-        ("https://gw.example.org/base/", "per-user"),
+        ("https://gw.example.org/base/?a", "per-user"),
         ("https://me@gw.example.org/", "per-user"),
         ("https://gw.example.org/?a", "per-user"),
         ("https://192.0.2.1/", "per-user"),
@@ -44,6 +46,54 @@ def test_urls_of_both_layouts() -> None:
 def test_a_public_url_that_cannot_serve_is_refused(url: str, layout: str) -> None:
     with pytest.raises(ConfigError):
         Origins.of(url, layout)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/a//b/", "//", "/../", "/a/../b/", "/./", "/a%2fb/", "/%61/", "/a.b/", "/a;b/", "/é/", "/-a/", "/a b/"],
+)
+def test_a_path_that_could_be_read_in_two_ways_is_refused_by_the_settings_name(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"public_url: .*write it as /gateway/"):
+        Origins.of(f"https://gw.example.org{path}")
+
+
+def test_below_a_path_are_all_pages_and_servers_of_both_layouts() -> None:
+    single = replace(BELOW, layout=Layout.SINGLE)
+    assert BELOW.base == "/hpc/gateway/"
+    assert BELOW.hub_origin == "https://gw.example.org"
+    assert BELOW.hub_url("/hub/login?next=x") == "https://gw.example.org/hpc/gateway/hub/login?next=x"
+    assert BELOW.server_url("alice", "exp1") == "https://alice.gw.example.org/hpc/gateway/user/alice/exp1/"
+    assert single.server_url("alice", "") == "https://gw.example.org/hpc/gateway/user/alice/"
+    assert single.enter_url("alice", "") == "https://gw.example.org/hpc/gateway/user/alice/-gateway-enter"
+    assert BELOW.host_of("alice") == "alice.gw.example.org"
+    assert PER_USER.base == SINGLE.base == "/"
+    assert not BELOW.may_insist, "what else is at this host may need plain HTTP"
+
+
+@pytest.mark.parametrize(
+    ("target", "leads_to"),
+    [
+        ("/hpc/gateway/hub/home", "https://gw.example.org/hpc/gateway/hub/home"),
+        ("/hpc/gateway/user/alice/lab?x", "https://alice.gw.example.org/hpc/gateway/user/alice/lab?x"),
+        ("/hub/home", None),
+        ("/user/alice/", None),
+        ("/hpc/gatewayx/hub/home", None),
+        ("/hpc/gatewayhub/home", None),
+        ("/hpc/gateway/../hub/home", None),
+        ("/hpc/gateway//hub/home", None),
+        ("/HPC/gateway/hub/home", None),
+        ("//hpc/gateway/hub/home", None),
+        ("/hpc%2fgateway/hub/home", None),
+        ("/elsewhere", None),
+    ],
+)
+def test_below_a_path_a_login_leads_to_our_own_pages_and_not_to_the_hosts_others(
+    target: str, leads_to: str | None
+) -> None:
+    assert BELOW.safe_next(target) == leads_to
+    assert BELOW.safe_next(f"https://gw.example.org{target}") == (
+        leads_to if "/user/" not in target else None
+    )
 
 
 @given(NAMES)

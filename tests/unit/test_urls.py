@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from gateway.errors import BadRequest
 from gateway.model import SERVER_NAME, USER_NAME
-from gateway.urls import RESERVED_NAMES, check_server_name, enter_path, parse_server_path, server_path
+from gateway.urls import (
+    RESERVED_NAMES,
+    ServerPath,
+    check_server_name,
+    enter_path,
+    parse_server_path,
+    server_path,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,27 @@ def test_a_path_is_taken_as_the_proxy_takes_it(path: str, user: str, server: str
 )
 def test_a_path_that_is_no_servers_finds_none(path: str) -> None:
     assert parse_server_path(path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/hpc/gw/user/alice/exp1/lab", ServerPath("alice", "exp1", "/hpc/gw/")),
+        ("/hpc/gw/user/alice", ServerPath("alice", "", "/hpc/gw/")),
+        ("/user/alice/", None),
+        ("/hpc/gwx/user/alice/", None),
+        ("/hpc/gw//user/alice/", None),
+        ("//hpc/gw/user/alice/", None),
+        ("/hpc%2fgw/user/alice/", None),
+        ("/Hpc/gw/user/alice/", None),
+        ("/hpc/gw/hpc/gw/user/alice/", None),
+        ("/hpc/gw", None),
+    ],
+)
+def test_below_a_base_a_path_is_a_servers_only_with_exactly_that_before_it(
+    path: str, found: ServerPath | None
+) -> None:
+    assert parse_server_path(path, "/hpc/gw/") == found
 
 
 @given(st.from_regex(USER_NAME, fullmatch=True), st.just("") | st.from_regex(SERVER_NAME, fullmatch=True))

@@ -770,6 +770,53 @@ async def test_both_layouts_go_the_same_way() -> None:
     await http.close_all_connections()
 
 
+@pytest.mark.parametrize("layout", ["per-user", "single"])
+async def test_below_a_path_all_is_there_and_nothing_of_it_beside(layout: str) -> None:
+    world = World.new(Origins.of("https://one.example.org/hpc/gateway/", layout))
+    hub, own = "https://one.example.org", world.origins.user_origin("alice")
+    world.servers.put(server())
+    listening, port = bind_unused_port()
+    http = make_server(make_application(world.services()))
+    http.add_sockets([listening])
+    browser = Browser(port)
+    url, home = await browser.log_in(world.origins)
+    assert (url, home.code) == (f"{hub}/hpc/gateway/hub/home", 200)
+    for front in ("/hpc/gateway", "/hpc/gateway/", "/hpc/gateway/hub"):
+        moved = await browser.fetch(hub + front)
+        assert (moved.code, moved.headers["Location"]) == (302, f"{hub}/hpc/gateway/hub/home")
+    pages = [text(home), text((await browser.open(f"{hub}/hpc/gateway/hub/spawn/exp1"))[1])]
+    world.servers.put(server(name="exp1", phase=Phase.QUEUED))
+    pages.append(text((await browser.open(f"{hub}/hpc/gateway/hub/wait/exp1"))[1]))
+    found = [
+        link
+        for page in pages
+        for link in re.findall(r' (?:href|src|action|data-[a-z]+)="([^"]*/[^"]*)"', page)
+    ]
+    outside = [link for link in found if "/hpc/gateway/" not in link]
+    assert len(found) > 20
+    assert outside == []
+    style = re.findall(r'href="([^"]+gateway.css[^"]*)"', pages[0])[0]
+    assert (await browser.fetch(style)).code == 200
+    assert (await browser.fetch(f"{own}/hpc/gateway/user/alice")).headers["Location"].endswith("/user/alice/")
+    url, _ = await browser.open(f"{own}/hpc/gateway/user/alice/lab?x")
+    assert url == f"{own}/hpc/gateway/user/alice/lab?x"
+    assert len(world.routing.grants) == 1
+    for path in (
+        "/",
+        "/hub/home",
+        "/hub/login",
+        "/hpc/gatewayx/hub/login",
+        "/hpc",
+        "/hpc/gateway/hpc/gateway/",
+    ):
+        missing = await browser.fetch(hub + path, headers={"Accept": "text/html"})
+        assert (missing.code, "Your servers" in text(missing)) == (404, True), path
+    assert (await browser.fetch(f"{own}/user/alice/", headers={"Accept": "text/html"})).code in (302, 404)
+    assert len(world.routing.grants) == 1
+    http.stop()
+    await http.close_all_connections()
+
+
 # --- the form as a site shapes it ---
 
 SHAPED = """\
