@@ -12,7 +12,7 @@ help:
 	@echo "make lint       ruff, mypy --strict, import-linter"
 	@echo "make lab-up     the lab in the background; var/lab.env says where it is.  make lab-down ends it"
 	@echo "make demo-chroot  make demo in a Debian with nothing but python3 and make (root): its seconds"
-	@echo "make bench      the benchmark: ratios to ssh -L and to configurable-http-proxy"
+	@echo "make bench      all benchmarks; the results go into benchmarks/README.rst"
 	@echo "make mutants    how many small faults in the readers the unit tests notice: half an hour"
 
 demo: .venv/demo
@@ -73,7 +73,7 @@ lab-down:
 
 bench: packages .venv/stamp
 	@tests/install-packages wrk nginx-light nodejs npm
-	$(BIN)/python benchmarks/proxy.py
+	$(BIN)/python -m benchmarks
 
 mutants: .venv/stamp
 	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
