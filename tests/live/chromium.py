@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -196,6 +197,8 @@ class Person(Visitor):
     def __init__(self, browser: Browser, lab: Lab, name: str, **options: Any) -> None:
         super().__init__(browser, lab.url, name, lab.passwords[name], **options)
         self.lab = lab
+        # JupyterLab would open what an earlier test has left open, in place of its launcher.
+        shutil.rmtree(lab.state / "home" / name / ".jupyter/lab/workspaces", ignore_errors=True)
 
     def origin(self, owner: str) -> str:
         """Return where a person's servers are, with a slash at the end."""
