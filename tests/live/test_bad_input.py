@@ -129,7 +129,7 @@ def test_ten_megabytes_of_password_are_refused_before_they_are_sent(hub: Lab) ->
         )
         answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
     assert answer.startswith("HTTP/1.1 413 ")
-    assert "That is more than the gateway takes" in answer
+    assert "No form of the gateway needs that much" in answer
     assert gateway.answers(hub.port, hub.authority)
 
 
@@ -319,7 +319,8 @@ def trial(hub: Lab) -> Trial:
         ),
         (
             "c.Gateway.public_url = ''",
-            ": set c.Gateway.public_url: The address that people type. For example 'https://gateway.example.org/'.",
+            ": set c.Gateway.public_url: The address that people type. It may have a path, where the host is "
+            "another web server's: https://www.example.org/gateway/. For example 'https://gateway.example.org/'.",
         ),
     ],
 )

@@ -47,7 +47,7 @@ async def test_one_that_is_not_there_is_prepared_for_and_not_started(stage: Stag
     with pytest.raises(DataPlaneError, match="systemctl start gateway-haproxy"):
         await haproxy.ensure()
     before = {path: path.stat().st_ino for path in stage.settings.directory.iterdir()}
-    assert {"haproxy.cfg", "hub.http", "routes.map"} <= {path.name for path in before}
+    assert {"haproxy.cfg", "pages.map", "routes.map"} <= {path.name for path in before}
     await haproxy.prepare()
     assert {path: path.stat().st_ino for path in stage.settings.directory.iterdir()} == before
     await stage.usual()  # somebody starts it
