@@ -320,8 +320,8 @@ def trial(hub: Lab) -> Trial:
         (
             "c.Gateway.public_url = ''",
             (
-                ": set c.Gateway.public_url: The address that people type. It may have a path, where the host "
-                "is another web server's: https://www.example.org/gateway/. "
+                ": set c.Gateway.public_url: The address that people type. It may have a path, where the "
+                "host is another web server's: https://www.example.org/gateway/. "
                 "For example 'https://gateway.example.org/'."
             ),
         ),

@@ -149,7 +149,7 @@ def known(text: str) -> KnownHosts:
 )
 def test_a_known_key_is_accepted(line: str) -> None:
     known(line).check("login1", ED)
-    assert known(line).types("login1") == ("ssh-ed25519",)
+    assert "ssh-ed25519" in known(line).types("login1"), "with a CA, certificates too"
 
 
 def test_a_hashed_name_is_found() -> None:
