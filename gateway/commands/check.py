@@ -76,7 +76,8 @@ def _sources(paths: Iterable[Path]) -> list[Source]:
 
 
 def _partitions(site: SiteConfig) -> str:
-    return f"{len(site.partitions)} partitions" if site.partitions else "the scheduler's partitions"
+    count = len(site.partitions)
+    return f"{count} partition{'s' * (count > 1)}" if count else "the scheduler's partitions"
 
 
 def _warnings(site: SiteConfig) -> Iterable[str]:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from playwright.sync_api import Browser, Error, Locator, Page, Playwright, Request, expect
+from playwright.sync_api import Browser, Locator, Page, Playwright, Request, expect
 
 from tests.lab import Lab, environment
 
@@ -212,11 +212,7 @@ class Person(Visitor):
 
 def run_first_cell(page: Page, code: str) -> str:
     """Make a notebook from JupyterLab's launcher, run ``code`` in its first cell, return its output."""
-    try:
-        page.locator(".jp-LauncherCard[data-category=Notebook]").first.click()
-    except Error:
-        page.screenshot(path=SCREENSHOTS / "no-launcher.png")  # what was there instead
-        raise
+    page.locator(".jp-LauncherCard[data-category=Notebook]").first.click()
     # The status bar has its name only once the kernel is there; without it Shift+Enter asks which to take.
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     cell = page.locator(".jp-Notebook .jp-Cell .cm-content").first

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -311,8 +312,10 @@ class Scene:
 
     def forwards(self) -> list[str]:
         """Return the forwards that have a socket, as ID.G; not those for what is large."""
-        tunnels = Path(f"/proc/{self.lab.hub.pid}/root/run/gateway/t/lab")
-        return sorted(path.name.removesuffix(".sock") for path in tunnels.glob("*/*[0-9].sock"))
+        tunnels = f"/proc/{self.lab.hub.pid}/root/run/gateway/t/lab"
+        # glob() of glob, and not Path's: a master's directory may go while it is looked into.
+        found = glob(f"{tunnels}/*/*[0-9].sock")  # noqa: PTH207  (see above)
+        return sorted(Path(name).name.removesuffix(".sock") for name in found)
 
     def lose_forwards(self) -> None:
         """Remove all forwards' files: they have to be made anew, under new names."""

@@ -251,7 +251,7 @@ def test_jobs_of_the_gateways_own_account_are_warned_of(caplog: pytest.LogCaptur
 
 def test_good_site_configs_are_named_each(console: Console) -> None:
     path = console.directory / "sites/cascade.yaml"
-    assert console.output("check", str(path)) == f"{path}: ok: Cascade (cascade, slurm), 1 partitions\n"
+    assert console.output("check", str(path)) == f"{path}: ok: Cascade (cascade, slurm), 1 partition\n"
 
 
 def test_certificates_that_are_good_from_anywhere_are_warned_of(console: Console) -> None:
@@ -272,7 +272,7 @@ def test_faults_of_all_files_are_told_with_their_lines(console: Console) -> None
     assert out.splitlines() == [
         f"{bad}:7: partitions[0].max_walltime: write a walltime as 30m, 4h, 2d, HH:MM:SS or D-HH:MM:SS",
         f"{bad}:9: applications[0].command: there must be at least one",
-        f"{good}: ok: Cascade (cascade, slurm), 1 partitions",
+        f"{good}: ok: Cascade (cascade, slurm), 1 partition",
         f"{none}:1: cannot be read: No such file or directory",
     ]
 
