@@ -248,13 +248,14 @@ async def _clusters(
     """Return the clusters by name, as a hub last knew them; their connections end with the stack."""
     group = parts.proxy_group(settings)
     users = {site.name: parts.user_nodes(site, settings.state_dir, instance) for site in sites}
+    authority = parts.user_authority(settings.state_dir)
     files, _ = read_sites(Path(settings.gateway.site_dir))
     found = {}
     for site in sites:
         node = await stack.enter_async_context(parts.login_node(site))
         if (nodes := users[site.name]) is not None:
             await stack.enter_async_context(nodes)
-        cluster = parts.cluster(site, node, run_dir, group, duty, nodes, metrics.timed(site.name))
+        cluster = parts.cluster(site, node, run_dir, group, duty, nodes, metrics.timed(site.name), authority)
         source = read_source(files[site.name][1])
         view = parts.site_view(cluster, node, source, instance, memory, renderer)
         await view.recall()

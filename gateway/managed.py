@@ -20,6 +20,7 @@ from gateway.config import Settings
 from gateway.dataplane import drain
 from gateway.dataplane.haproxy import HAProxy
 from gateway.dataplane.masters import Duty, Masters
+from gateway.dataplane.nodes import NodeTunnel
 from gateway.dataplane.snapshot import is_whole
 from gateway.dataplane.turns import Turns
 from gateway.errors import ConfigError, GatewayError
@@ -148,21 +149,21 @@ def only_keeper(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _tunnels(settings: Settings) -> Mapping[str, Masters]:
+def _tunnels(settings: Settings) -> Mapping[str, Masters | NodeTunnel]:
     group = parts.proxy_group(settings)
     run_dir = parts.private_directory(settings.run_dir, group)
     directory = parts.private_directory(run_dir / "t", group)
     sites = load_sites(Path(settings.gateway.site_dir))
     parts.end_unclaimed_masters(sites.values(), run_dir, group)
-    turns = Turns()
+    turns, authority = Turns(), parts.user_authority(settings.state_dir)
     return {
-        name: Masters(parts.tunnel_settings(site, directory, group), Duty.KEEP, turns)
+        name: parts.ssh_tunnel(site, directory, group, Duty.KEEP, turns, authority)
         for name, site in sites.items()
         if site.tunnel.kind == "ssh"
     }
 
 
-async def _keep(name: str, masters: Masters) -> None:
+async def _keep(name: str, masters: Masters | NodeTunnel) -> None:
     said = ""
     while True:
         try:

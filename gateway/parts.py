@@ -18,8 +18,10 @@ from gateway.dataplane.front import Front, networks
 from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
 from gateway.dataplane.limits import Limits
 from gateway.dataplane.masters import Duty, Masters
+from gateway.dataplane.nodes import Credentials, Nodes, NodeTunnel
 from gateway.dataplane.orphans import clear_all_but
 from gateway.dataplane.tunnel import Tunnel, TunnelSettings
+from gateway.dataplane.turns import Turns
 from gateway.dropins import LoginNodes
 from gateway.errors import ConfigError
 from gateway.metrics import Timed, untimed
@@ -32,10 +34,11 @@ from gateway.renderer import Renderer
 from gateway.schedulers import get as scheduler_named
 from gateway.servers import Cluster
 from gateway.servers.callback import Callback
+from gateway.siteconfig import Nodes as SiteNodes
 from gateway.siteconfig import SiteConfig
 from gateway.sitemerge import Source
 from gateway.siteview import Memory, SiteView, SiteViews
-from gateway.ssh.authority import UserAuthority
+from gateway.ssh.authority import Terms, UserAuthority
 from gateway.ssh.connection import LoginNode
 from gateway.ssh.local import LocalNode
 from gateway.ssh.runner import Runner, Users
@@ -113,6 +116,7 @@ def cluster(
     duty: Duty = Duty.ALL,
     users: Users | None = None,
     timed: Timed = untimed,
+    authority: UserAuthority | None = None,
 ) -> Cluster:
     """Return the parts that act on one cluster.
 
@@ -124,11 +128,15 @@ def cluster(
         duty: What this process does for the masters.
         users: Its login node as each of its users, for ``act_as: certificate``.
         timed: Puts down how long each command on the login node took.
+        authority: The SSH CA, for ``node_security: ssh``.
+
+    Raises:
+        ConfigError: It is needed, and has no key.
     """
     scheduler = scheduler_named(site.scheduler)
     queue = Queue(site, scheduler, node, users=users, timed=timed)
     view = SiteView.fixed(site)
-    return Cluster(view, scheduler, queue, Poller(queue), tunnel(site, run_dir, group, duty))
+    return Cluster(view, scheduler, queue, Poller(queue), tunnel(site, run_dir, group, duty, authority))
 
 
 def site_view(
@@ -171,12 +179,73 @@ def _one_host(site: SiteConfig, host: str) -> AbstractAsyncContextManager[Runner
     return LoginNode(site.login.model_copy(update={"hosts": (host,)}))
 
 
-def tunnel(site: SiteConfig, run_dir: Path, group: int | None = None, duty: Duty = Duty.ALL) -> Tunnel:
+def tunnel(
+    site: SiteConfig,
+    run_dir: Path,
+    group: int | None = None,
+    duty: Duty = Duty.ALL,
+    authority: UserAuthority | None = None,
+) -> Tunnel:
     """Return the way to a cluster's nodes. The arguments are those of `cluster`."""
     directory = private_directory(run_dir / "t", group)
     if site.tunnel.kind == "direct":
         return Direct(site.name, directory / site.name)
-    return Masters(tunnel_settings(site, directory, group), duty)
+    return ssh_tunnel(site, directory, group, duty, authority=authority)
+
+
+def ssh_tunnel(
+    site: SiteConfig,
+    directory: Path,
+    group: int | None = None,
+    duty: Duty = Duty.ALL,
+    turns: Turns | None = None,
+    authority: UserAuthority | None = None,
+) -> Masters | NodeTunnel:
+    """Return a cluster's way over SSH: to its login nodes, or by these to its compute nodes.
+
+    Args:
+        site: The cluster.
+        directory: Below which the masters of all clusters live.
+        group: HAProxy's, where it runs as a user of its own.
+        duty: What this process does for the masters.
+        turns: Whose turn it is to connect.
+        authority: The SSH CA, for ``node_security: ssh``.
+
+    Raises:
+        ConfigError: The settings cannot work, or the CA is needed and has no key.
+    """
+    settings = tunnel_settings(site, directory, group)
+    masters = Masters(settings, duty, turns)
+    if site.tunnel.nodes is None:
+        return masters
+    if authority is None:
+        raise ConfigError(f"{site.name}: node_security: ssh needs the SSH CA")
+    authority.keys()
+    return NodeTunnel(masters, settings, node_settings(site, site.tunnel.nodes, authority), duty)
+
+
+def node_settings(site: SiteConfig, nodes: SiteNodes, authority: UserAuthority) -> Nodes:
+    """Return how the compute nodes of a site are reached as their users.
+
+    Args:
+        site: The cluster.
+        nodes: What it says of them.
+        authority: The SSH CA.
+    """
+
+    def certify(user: str, command: str) -> Credentials:
+        terms = Terms(
+            instance="node-leg",
+            cluster=site.name,
+            command=command,
+            minutes=nodes.certificate_minutes,
+            source_addresses=tuple(map(str, nodes.source_addresses)),
+            forwarding=True,
+        )
+        made = authority.certify(user, terms)
+        return Credentials(made.private, made.line)
+
+    return Nodes(nodes.known_hosts, nodes.port, nodes.directory, certify)
 
 
 def end_unclaimed_masters(sites: Iterable[SiteConfig], run_dir: Path, group: int | None = None) -> None:

@@ -142,6 +142,7 @@ def render_script(
         "ports": site.tunnel.ports,
         "program": _program(application),
         "resources": {**scheduler.resources, **site.script.resources},
+        "sockets": site.tunnel.nodes.directory(job.user) if site.tunnel.nodes else "",
         "shell": application.shell.split(" "),
         "state_in_home": state_in_home,
         "state_path": state_path,

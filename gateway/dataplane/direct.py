@@ -81,7 +81,7 @@ class Direct:
     async def tend(self) -> None:
         """Do nothing: there is nothing that could end by itself."""
 
-    async def forward(self, server_id: str, generation: int, host: str, port: int) -> Tcp:
+    async def forward(self, server_id: str, generation: int, host: str, port: int, user: str = "") -> Tcp:
         """Return where an endpoint is reached, its host resolved if it was not yet: see `Tunnel`.
 
         Of several addresses it is the first that accepts a connection; if none does, the first.

@@ -38,7 +38,8 @@ def marked(tunnel: Path) -> set[str]:
 def open_connections(master: Path) -> int:
     """Return how many connections to a master's forwards are open: the kernel tells them by the path.
 
-    A connection that HAProxy keeps for later is one too; it lets go of those after half a minute.
+    A connection that HAProxy keeps for later is one too; it lets go of those after half a minute. So is
+    one to the control socket: that of an ssh which goes on to a compute node this way.
     """
     prefix = f"{master}/"
     count = 0
@@ -46,5 +47,5 @@ def open_connections(master: Path) -> int:
         for line in lines:
             words = line.split(None, 7)
             if len(words) == 8 and words[5] == _CONNECTED and words[7].startswith(prefix):
-                count += words[7].rstrip("\n").endswith(".sock")
+                count += words[7].rstrip("\n").endswith((".sock", "/ctl"))
     return count

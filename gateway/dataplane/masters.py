@@ -13,7 +13,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gateway.dataplane import drain
 from gateway.dataplane.ciphers import fastest_first
-from gateway.dataplane.openssh import BULK_FIRST, Key, Master, Pulse
+from gateway.dataplane.openssh import BULK_FIRST, NODES_FIRST, Key, Master, Pulse
 from gateway.dataplane.refusals import is_absence
 from gateway.dataplane.tunnel import FORWARDS_MAX, Forward, TunnelSettings
 from gateway.dataplane.turns import Turns
@@ -120,15 +120,20 @@ class Masters:
         if not any(self._usable(bulk=False)):
             raise self._last_error()
 
-    async def pause(self, most: float) -> None:
-        """Return when a master has ended or the next try is due, at the latest after ``most`` seconds."""
+    async def pause(self, most: float, others: Iterable[Master] = ()) -> None:
+        """Return when a master has ended or the next try is due, at the latest after ``most`` seconds.
+
+        Args:
+            most: Seconds.
+            others: Masters of another kind, whose end counts too.
+        """
         if not self._keeps:
             await asyncio.sleep(most)
             return
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         due = [failures.until - loop.time() for failures in self._failures.values()]
         with ExitStack() as stack:
-            for master in self._alive.values():
+            for master in (*self._alive.values(), *others):
                 try:
                     watched = os.pidfd_open(master.pid() or 0)
                 except OSError:  # it has ended already; of one that is silent that is not sure
@@ -142,7 +147,7 @@ class Masters:
                 async with asyncio.timeout(max(0.05, min([most, *due]))):
                     await ended.wait()
 
-    async def forward(self, server_id: str, generation: int, host: str, port: int) -> Path:
+    async def forward(self, server_id: str, generation: int, host: str, port: int, user: str = "") -> Path:
         """Return the socket that leads to a server's endpoint; made if it is not there.
 
         Args:
@@ -150,6 +155,7 @@ class Masters:
             generation: From 0 to 99999; a new one for every endpoint.
             host: The compute node as the login node knows it.
             port: The application's TCP port there.
+            user: Nobody's business here: all go by the tunnel's account.
 
         Raises:
             ValueError: An argument is malformed.
@@ -261,7 +267,8 @@ class Masters:
             names = os.listdir(self._settings.directory)  # noqa: PTH208
         except FileNotFoundError:
             return []
-        return [self._master(index) for index in sorted(int(name) for name in names if name.isdecimal())]
+        numbers = sorted(int(name) for name in names if name.isdecimal())
+        return [self._master(index) for index in numbers if index < NODES_FIRST]
 
     def _master(self, index: int) -> Master:
         if index not in self._known:
@@ -331,6 +338,12 @@ class Masters:
     def _fresh(self, *, bulk: bool) -> list[Master]:
         """Return the living masters of a kind that are not to be left."""
         return [each for each in self._alive.values() if each.bulk == bulk and not each.draining]
+
+    def gate(self) -> Path | None:
+        """Return the control socket of a master by which another ssh can go on; None if there is none."""
+        living = [each for each in self._usable(bulk=False) if not each.draining]
+        chosen = self._jitter.choice(living or [*self._usable(bulk=False)] or [None])
+        return chosen.control if chosen else None
 
     def _roomy(self, *, bulk: bool) -> Iterator[Master]:
         """Return the answering masters that can take one more forward, the least laden first."""

@@ -18,7 +18,7 @@ _OPEN_FORWARD, _CLOSE_FORWARD = 0x10000006, 0x10000007
 _OK, _DENIED, _FAILURE, _ALIVE = 0x80000001, 0x80000002, 0x80000003, 0x80000005
 _LOCAL = 1
 #: Stands for a port where a socket's path stands for a host (PORT_STREAMLOCAL in misc.h).
-_PATH = 0xFFFFFFFE
+PATH = 0xFFFFFFFE
 #: Bytes that an answer of a master may have; the longest is a failure's reason.
 _ANSWER_MAX = 65_536
 _REQUEST = 1
@@ -55,6 +55,8 @@ class Control:
 
     async def open(self, path: Path, host: str, port: int) -> None:
         """Have the master listen at a path and connect to a port; one that is there already is left alone.
+
+        With the port `PATH` the host is a socket's path at the other end.
 
         Raises:
             MasterGoneError, TimeoutError: As `pid`.
@@ -120,7 +122,7 @@ def _packet(body: bytes) -> bytes:
 
 def _forward(path: Path, host: str, port: int) -> bytes:
     listen, connect = (_packet(str(text).encode()) for text in (path, host))
-    return struct.pack(">I", _LOCAL) + listen + struct.pack(">I", _PATH) + connect + struct.pack(">I", port)
+    return struct.pack(">I", _LOCAL) + listen + struct.pack(">I", PATH) + connect + struct.pack(">I", port)
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

@@ -47,6 +47,8 @@ from gateway.siteconfig import Jump
 _FILE = re.compile(r"([a-z2-7]{10})\.(\d{1,5})b?\.(to|sock|gone)", re.ASCII)
 #: From which number on a master carries only what is large.
 BULK_FIRST = 80
+#: From which number on a master leads to a compute node, as one user: see `gateway.dataplane.nodes`.
+NODES_FIRST = 1000
 #: Set by the gateway and not by the machine's ssh_config, which is not read.
 _OPTIONS = (
     "BatchMode=yes",
@@ -98,6 +100,9 @@ class Master:
         index: Which of the tunnel's masters it is; also the name of its directory.
     """
 
+    #: Whether a new process begins with its forwards, or gets them once its first session has gone well.
+    _at_once = True
+
     def __init__(self, settings: TunnelSettings, index: int) -> None:
         self.index = index
         self.bulk = index >= BULK_FIRST
@@ -105,8 +110,8 @@ class Master:
         self.load = 0
         self.draining = False
         self._settings = settings
-        self._control = self.directory / "ctl"
-        self._mux = Control(self._control, settings.timeout)
+        self.control = self.directory / "ctl"
+        self._mux = Control(self.control, settings.timeout)
         self._pid_file = self.directory / "pid"
         self._log_file = self.directory / "log"
         self._jump = self.directory / "jump"
@@ -168,7 +173,7 @@ class Master:
         Raises:
             DataPlaneError: It cannot be asked: nothing is known.
         """
-        if not self._control.exists():
+        if not self.control.exists():
             return Pulse.GONE
         timeout = min(SILENT_TIMEOUT, self._settings.timeout) if self.silent else self._settings.timeout
         try:
@@ -251,6 +256,9 @@ class Master:
             raise self._refusal(host)
         if await self.pulse() is not Pulse.ALIVE:
             raise LoginNodeUnreachable(f"{host}: the connection broke as soon as it was made")
+        if not self._at_once:
+            for forward in begun_with:
+                await self._make(forward)
         await self._end_unwanted(begun_with)
         self.share()
         log.info(
@@ -268,7 +276,7 @@ class Master:
             directory.mkdir(mode=0o700, exist_ok=True)
             share_directory(directory, self._settings.group)
         for file in (
-            self._control,
+            self.control,
             self._pid_file,
             self._log_file,
             self._drains_since,
@@ -285,7 +293,8 @@ class Master:
         self._host_file.write_text(host, "ascii")
         self._made_with.write_text(self._made_now(), "utf-8")
         lines = [f"Ciphers ^{ciphers}"]
-        lines += [f"LocalForward {self.path(_key(each))} {each.host}:{each.port}" for each in forwards]
+        if self._at_once:
+            lines += [f"LocalForward {self.path(_key(each))} {each.host}:{each.port}" for each in forwards]
         self._config.write_text("\n".join(lines) + "\n", "ascii")
         return forwards
 
@@ -311,15 +320,26 @@ class Master:
         path = self.path(_key(forward))
         try:
             path.with_suffix(".to").write_text(f"{forward.host} {forward.port}\n", "ascii")
-            await self._mux.open(path, forward.host, forward.port)
+        except OSError as error:
+            raise DataPlaneError(f"{self!r}: {error}") from error
+        await self._make(forward)
+        self.load += 1
+        return path
+
+    async def _make(self, forward: Forward) -> None:
+        path = self.path(_key(forward))
+        try:
+            await self._mux.open(path, *self._end_of(forward))
         except TimeoutError:
             raise DataPlaneError(f"{self!r} does not answer") from None
         except (MasterGoneError, OSError) as error:
             raise DataPlaneError(f"{self!r}: {error}") from error
         if not path.exists():
             raise DataPlaneError(f"{self!r}: {forward.stem}: there is no socket")
-        self.load += 1
-        return path
+
+    def _end_of(self, forward: Forward) -> tuple[str, int]:
+        """Return where a forward leads, as ssh is told."""
+        return forward.host, forward.port
 
     async def remove(self, key: Key) -> None:
         """End a forward; what goes through it at the moment is not cut. It may be gone already."""
@@ -335,7 +355,7 @@ class Master:
         path = self.path(_key(forward))
         path.unlink(missing_ok=True)  # first: a socket on disk has a listener, while the master lives
         try:
-            await self._mux.close(path, forward.host, forward.port)
+            await self._mux.close(path, *self._end_of(forward))
         except TimeoutError:
             log.warning("%r does not answer: %s is not cancelled yet", self, forward.stem)
             return
@@ -400,7 +420,7 @@ class Master:
         A request then waits 10 to 40 ms (measured with OpenSSH 9.2). A command that the key is bound to does
         as well.
         """
-        controls = {"the tunnel's user": self._control}
+        controls = {"the tunnel's user": self.control}
         if hop := self._settings.jump:
             controls[f"{hop.user} on the jump host {hop.host}"] = self._jump
         for who, control in controls.items():
@@ -417,12 +437,15 @@ class Master:
                 )
 
     def _connect(self, host: str) -> list[str]:
-        proxy = (
-            ("-o", f"ProxyCommand={shlex.join(self._by_way_of(hop))}") if (hop := self._settings.jump) else ()
-        )
-        control = ("-M", "-S", str(self._control), "-E", str(self._log_file))
+        way = self._proxy()
+        proxy = ("-o", f"ProxyCommand={shlex.join(way)}") if way else ()
+        control = ("-M", "-S", str(self.control), "-E", str(self._log_file))
         words = self._ssh(self._settings, "-f", "-N", *control, "-F", str(self._config))
         return [*words, *proxy, "--", host]
+
+    def _proxy(self) -> list[str]:
+        """Return the words of the program that carries the connection; none if there is none."""
+        return self._by_way_of(hop) if (hop := self._settings.jump) else []
 
     def _by_way_of(self, hop: Jump) -> list[str]:
         """Return the ssh that carries the master's connection: ssh replaces %h and %p, a shell runs it.

@@ -21,6 +21,8 @@ _REVOKED = re.compile(r"is marked as revoked|REVOKED HOST KEY")
 _REFUSED = re.compile(r"Permission denied \(|Too many authentication failures")
 _NOT_FORWARDED = re.compile(r"administratively prohibited")
 _BROKEN_SETUP = re.compile(r"Bad configuration option|Bad SSH2|command-line: line|No user exists for uid")
+#: What pam_slurm_adopt says, and sshd where it says nothing of its account modules' reasons.
+_NO_JOB = re.compile(r"you have no active jobs|pam_slurm")
 #: Nobody took the connection: whoever tries again soon is in nobody's way.
 _NOBODY = re.compile(r"Connection refused|No route to host|Network is unreachable|Connection timed out")
 
@@ -33,6 +35,31 @@ def is_explained(said: str) -> bool:
 def is_absence(error: GatewayError) -> bool:
     """Return whether nobody was there: no sshd has been asked for anything."""
     return isinstance(error, LoginNodeUnreachable) and bool(_NOBODY.search(str(error)))
+
+
+def node_refusal(said: str, node: str, way: TunnelSettings) -> GatewayError:
+    """Return the error for what ssh said when it did not connect to a compute node, as a user."""
+    known_hosts, port = way.known_hosts, way.port
+    name = node if port == 22 else f"[{node}]:{port}"
+    words = (
+        " / ".join(line.strip() for line in said.split("\n") if line.strip())[-500:] or "ssh gave no reason"
+    )
+    if any(pattern.search(said) for pattern in (_CHANGED_KEY, _BAD_CERTIFICATE, _REVOKED, _UNKNOWN_KEY)):
+        return HostKeyRefused(
+            f"The host key of the compute node {name} is not in {known_hosts}, or is another there: {words}. "
+            f"Compare it with what its administrators say (on the login node: ssh-keyscan -p {port} {node}), "
+            "and add it, or a line @cert-authority for all nodes"
+        )
+    if _NO_JOB.search(said):
+        return LoginNodeRefused(f"{name} does not let {way.user} in: {words}: it has no job of theirs")
+    if _REFUSED.search(said):
+        return LoginNodeRefused(
+            f"{name} does not let {way.user} in with the gateway's certificate: {words}. "
+            "sshd there needs TrustedUserCAKeys with what gateway ca show prints"
+        )
+    if _BROKEN_SETUP.search(said):
+        return DataPlaneError(f"{way.program}: {words}")
+    return LoginNodeUnreachable(f"{name}, by way of the login node: {words}")
 
 
 def translated(said: str, host: str, way: TunnelSettings | Jump, program: str) -> GatewayError:

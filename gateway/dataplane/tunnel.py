@@ -40,14 +40,15 @@ class Tunnel(Protocol):
         """
         ...
 
-    async def forward(self, server_id: str, generation: int, host: str, port: int) -> Address:
+    async def forward(self, server_id: str, generation: int, host: str, port: int, user: str = "") -> Address:
         """Return where a server is reached; the way there is made if there is none.
 
         Args:
             server_id: The server's id.
             generation: From 0 to 99999; a new one for every endpoint and after every loss.
             host: The compute node as the scheduler names it.
-            port: The application's TCP port there.
+            port: The application's TCP port there, or the number of its socket.
+            user: The account that the job belongs to.
 
         Raises:
             ValueError: An argument is malformed.

@@ -99,7 +99,8 @@ async def _cluster(
         whole = await said.whole()
         form = from_strings(site.name, question.options)
         form.setdefault("walltime", ["1m"])
-        cluster = parts.cluster(whole, node, scratch, users=users)
+        authority = parts.user_authority(settings.state_dir)
+        cluster = parts.cluster(whole, node, scratch, users=users, authority=authority)
         job = JobWalk(patient, cluster, check({site.name: whole}, form), said)
         steps += (await stack.enter_async_context(job)).steps(_before_a_job(steps, site))
     else:

@@ -327,7 +327,8 @@ class JobWalk:
         assert self._endpoint is not None  # noqa: S101
         await self._tunnel.tend()
         where = self._endpoint
-        self._address = await self._tunnel.forward(self._ticket.server_id, 0, where.host, where.port)
+        owner = self._queue.owner(self._user)
+        self._address = await self._tunnel.forward(self._ticket.server_id, 0, where.host, where.port, owner)
         return ok(f"{self._patient.site.tunnel.kind} to {where.host}:{where.port}")
 
     async def answered(self) -> Finding:

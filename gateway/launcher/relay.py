@@ -5,6 +5,7 @@
 
 It starts the application and listens on HOST:PORT once the application listens. Whoever connects there must
 show the gateway's certificate; then bytes go both ways, whatever they are. Only the standard library is used.
+Where HOST is a path, it listens on a Unix socket in a directory of this user's own, and there is no TLS.
 
 In the words of the command, after ``gateway-app``, ``{socket}`` and ``{port}`` are where the application is
 to listen: a socket in PRIVATE, a directory that only this user can enter, or a port of 127.0.0.1. ``{path}``
@@ -225,7 +226,7 @@ class Link:
     has ended the connection: what still comes is thrown away, or it would cost the gateway the answer.
     """
 
-    def __init__(self, front: ssl.SSLSocket, behind: Any) -> None:
+    def __init__(self, front: socket.socket, behind: Any) -> None:
         self.front = front
         self.back = socket.socket(behind.family)
         self.back.setblocking(False)
@@ -256,13 +257,14 @@ class Link:
         self.back.close()
 
     def _shake(self, wants: Wants) -> bool:
-        _, want = attempt(self.front.do_handshake, READ)
-        if want:
-            wants[self.front] = want
-            return False
-        certificate: Any = self.front.getpeercert() or {}
-        if GATEWAY not in certificate.get("subjectAltName", ()):
-            raise ConnectionAbortedError("the certificate is not the gateway's")
+        if isinstance(self.front, ssl.SSLSocket):
+            _, want = attempt(self.front.do_handshake, READ)
+            if want:
+                wants[self.front] = want
+                return False
+            certificate: Any = self.front.getpeercert() or {}
+            if GATEWAY not in certificate.get("subjectAltName", ()):
+                raise ConnectionAbortedError("the certificate is not the gateway's")
         if isinstance(self._behind, Loopback) and not self._behind.ready():
             raise ConnectionRefusedError("the application does not listen any more")
         self.shaking, self._step = False, self._connect
@@ -301,7 +303,8 @@ class Link:
 
     def _end(self) -> None:
         with suppress(OSError, ValueError):  # it has been said; the other side's word is not waited for
-            self.front.unwrap()
+            if isinstance(self.front, ssl.SSLSocket):
+                self.front.unwrap()
         self.front.shutdown(socket.SHUT_WR)
         with suppress(OSError):
             self.back.shutdown(socket.SHUT_RDWR)
@@ -322,9 +325,9 @@ class Link:
 
 
 class Relay:
-    """Takes connections and carries them, in one thread."""
+    """Takes connections and carries them, in one thread; without a context as they are."""
 
-    def __init__(self, listener: socket.socket, context: ssl.SSLContext, behind: Any) -> None:
+    def __init__(self, listener: socket.socket, context: Any, behind: Any) -> None:
         self._listener, self._context, self._behind = listener, context, behind
         self._links: Dict[Link, None] = {}
         self._ready: deque[Link] = deque()
@@ -381,10 +384,7 @@ class Relay:
                 return
             try:
                 plain.setblocking(False)
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                front = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-                link = Link(front, self._behind)
+                link = Link(self._front(plain), self._behind)
             except OSError:
                 plain.close()
                 continue
@@ -393,6 +393,17 @@ class Relay:
         shaking = [link for link in self._links if link.shaking]
         for link in shaking[: -MOST // 4]:
             self._drop(link)
+
+    def _front(self, plain: socket.socket) -> socket.socket:
+        """Return a connection as it is served: with TLS, unless it came over a Unix socket."""
+        if self._context is None:
+            return plain
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        front: socket.socket = self._context.wrap_socket(
+            plain, server_side=True, do_handshake_on_connect=False
+        )
+        return front
 
     def _run(self, link: Link) -> None:
         if link not in self._links:
@@ -481,15 +492,25 @@ def filled(words: Sequence[str], values: Dict[str, str]) -> List[str]:
     return [*words[:at], *command]
 
 
+def bound(host: str, port: int) -> socket.socket:
+    """Return a socket at an address, or at a path where nobody else may make one."""
+    if host.startswith("/"):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(host)
+    else:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    listener.setblocking(False)
+    return listener
+
+
 def run(arguments: Sequence[str]) -> int:
     """Start the application and serve it until it ends; return its exit status."""
     directory, host, port, path, private, *words = arguments
     state = Path(directory)
-    context = tls(state)
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, int(port)))
-    listener.setblocking(False)
+    context = None if host.startswith("/") else tls(state)
+    listener = bound(host, int(port))
     mark = f"JUPYTER_TOKEN_FILE={state}/token"
     in_port = any("{port}" in word for word in words[words.index("gateway-app") :])
     behind: Any = Loopback(mark) if in_port else Private(private)

@@ -69,12 +69,15 @@ class Way:
             await self._tools.store.note(server.id, generation=generation)
         self._unmade = generation
         async with self._record.act(server, Happening.FORWARD) as done:
-            address = await tunnel.forward(server.id, generation, host, port)
+            address = await tunnel.forward(server.id, generation, host, port, self._owner(server))
             done.text = f"There is a way to {host}, port {port}: number {generation}."
         self._unmade = None
         if server.phase in ROUTED:
             await self._record.route(server)
         return address
+
+    def _owner(self, server: Server) -> str:
+        return self._tools.clusters[server.cluster].queue.owner(server.user)
 
     async def _moved(self, server: Server, address: Address) -> Address:
         """Return a new way to the server, whose present one carries until it is left; else the present one.
@@ -86,7 +89,8 @@ class Way:
         assert server.port is not None  # noqa: S101
         try:
             async with self._record.act(server, Happening.FORWARD) as done:
-                moved = await tunnel.forward(server.id, generation, server.host, server.port)
+                owner = self._owner(server)
+                moved = await tunnel.forward(server.id, generation, server.host, server.port, owner)
                 done.text = f"The way to {server.host} is about to end: there is number {generation}."
         except GatewayError:
             return address  # another one is tried at the next look

@@ -15,7 +15,7 @@ from gateway.siteconfig.dropin import (
 )
 from gateway.siteconfig.reading import parse_drop_in, parse_site_config
 from gateway.siteconfig.site import SiteConfig
-from gateway.siteconfig.trusted import Jump, Login, Tunnel
+from gateway.siteconfig.trusted import Jump, Login, Nodes, Tunnel
 from gateway.siteconfig.words import BLANKS, DIRECTIVE_WORD, HOST, parse_memory, parse_walltime
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Jump",
     "Login",
     "Messages",
+    "Nodes",
     "Partition",
     "Preset",
     "Rule",

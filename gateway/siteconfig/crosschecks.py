@@ -147,7 +147,9 @@ def _relay_faults(config: DropIn) -> Iterator[Fault]:
             what = "tls: relay needs one of {socket} and {port} in it: where the application is to listen"
             yield Fault(("applications", index, "command"), what)
         if plain:
-            what = "relay needs tunnel.node_security: tls, or all the network could use the application"
+            what = (
+                "relay needs tunnel.node_security: tls or ssh, or all the network could use the application"
+            )
             yield Fault(("applications", index, "tls"), what)
 
 

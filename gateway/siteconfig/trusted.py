@@ -20,6 +20,8 @@ from gateway.siteconfig.words import AbsolutePath, Account, Host, Network, Port,
 
 #: What stands where no file is: a key and known hosts are an SSH connection's.
 _NO_FILE = Path("/dev/null")
+#: So that the path of a socket in it, with the longest user's name, fits into the 107 bytes that it may have.
+_SOCKETS_MAX = 50
 
 
 #: A variable that a scheduler's programs read.
@@ -130,6 +132,36 @@ class Login(Strict):
         return self.user if self.act_as == "service" else user
 
 
+class Nodes(Strict):
+    """How the compute nodes' sshd let people in, for ``node_security: ssh``."""
+
+    known_hosts: AbsolutePath
+    """The file with the nodes' host keys, by the scheduler's names, or with a line ``@cert-authority``."""
+    port: Port = 22
+    """sshd's port on them."""
+    source_addresses: tuple[Network, ...] = ()
+    """From where the certificates are good: the login nodes as the compute nodes see them."""
+    certificate_minutes: Annotated[int, Field(ge=1, le=60)] = 5
+    """How long a certificate can be used to log in; each connection gets a new one."""
+    sockets: Annotated[str, StringConstraints(pattern=r"^(?:/[A-Za-z0-9_-]*(?:%u)?[A-Za-z0-9_-]*){1,5}$")] = (
+        "/tmp/gateway-%u"  # noqa: S108  it must be the user's own there
+    )
+    """The directory on a node in which a user's applications listen; made if need be, for the user alone."""
+
+    @field_validator("sockets")
+    @classmethod
+    def _own(cls, value: str) -> str:
+        if "%u" not in value or len(value) > _SOCKETS_MAX:
+            raise ValueError(
+                f"it must hold %u, the user's name, and be no longer than {_SOCKETS_MAX} characters"
+            )
+        return value
+
+    def directory(self, user: str) -> str:
+        """Return the directory of a user's sockets."""
+        return self.sockets.replace("%u", user)
+
+
 class Tunnel(Strict):
     """How the traffic reaches the compute nodes. What is left out is the login node's.
 
@@ -152,8 +184,11 @@ class Tunnel(Strict):
     """The host through which they are reached."""
     ports: Annotated[PortRange, Field(json_schema_extra={"default": "20000-29999"})] = (20000, 29999)
     """In which applications listen on the compute nodes."""
-    node_security: Literal["tls", "plain"] = "tls"
-    """``plain`` shows the traffic to the cluster's network, and trusts every user of a node."""
+    node_security: Literal["tls", "plain", "ssh"] = "tls"
+    """``ssh`` goes to a Unix socket, by SSH to the node as the user. ``plain`` shows the traffic to the
+    cluster's network, and trusts every user of a node."""
+    nodes: Nodes | None = Field(None, validate_default=True)
+    """How to log in to the compute nodes, for ``node_security: ssh``."""
     masters: Annotated[int, Field(ge=1, le=16)] = 2
     """How many SSH connections to each host share the traffic; more are made as servers need them."""
     bulk_masters: Annotated[int, Field(ge=0, le=16)] = 1
@@ -184,6 +219,21 @@ class Tunnel(Strict):
     def _as_the_kind_wants(cls, value: Any, info: ValidationInfo) -> Any:
         if info.data.get("kind") == "direct":
             raise ValueError(f"tunnel: direct takes no {info.field_name}")
+        return value
+
+    @field_validator("nodes")
+    @classmethod
+    def _as_the_security_wants(cls, value: Nodes | None, info: ValidationInfo) -> Nodes | None:
+        by_ssh = info.data.get("node_security") == "ssh"
+        if by_ssh and info.data.get("kind") == "direct":
+            raise ValueError("node_security: ssh goes by the login nodes: it needs kind: ssh")
+        if by_ssh and value is None:
+            raise ValueError(
+                "node_security: ssh needs nodes.known_hosts: the file with the compute nodes' host keys, "
+                "or with a line @cert-authority"
+            )
+        if not by_ssh and value is not None:
+            raise ValueError("nodes is for node_security: ssh")
         return value
 
     @classmethod

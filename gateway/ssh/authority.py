@@ -17,6 +17,9 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
     SSHCertificateBuilder,
     SSHCertificateType,
 )
@@ -40,7 +43,7 @@ class Terms:
     """What the certificates for one cluster say besides the name of the user.
 
     ``command`` is all that its holder may run, ``minutes`` how long it can be used to log in,
-    ``source_addresses`` from where (anywhere if there are none).
+    ``source_addresses`` from where (anywhere if there are none), ``forwarding`` whether one may forward.
     """
 
     instance: str
@@ -48,6 +51,7 @@ class Terms:
     command: str
     minutes: int
     source_addresses: tuple[str, ...] = ()
+    forwarding: bool = False
 
     def key_id(self, user: str) -> str:
         """Return what sshd writes into its log at each login with the certificate."""
@@ -62,6 +66,11 @@ class UserCertificate:
     line: str
     serial: int
     authority: str
+
+    @property
+    def private(self) -> bytes:
+        """The key in OpenSSH's format, for its own programs."""
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 class UserAuthority:
@@ -142,8 +151,8 @@ class UserAuthority:
             return parsed(self._file.read_bytes())
         except FileNotFoundError:
             raise ConfigError(
-                f"There is no SSH CA in {self.directory}, which act_as: certificate needs. "
-                "Make it with the gateway's configuration: gateway ca init -f FILE"
+                f"There is no SSH CA in {self.directory}, which act_as: certificate and node_security: ssh "
+                "need. Make it with the gateway's configuration: gateway ca init -f FILE"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
             raise self._unusable(error) from error
@@ -211,6 +220,8 @@ class UserAuthority:
             builder = builder.add_critical_option(
                 b"source-address", ",".join(terms.source_addresses).encode()
             )
+        if terms.forwarding:
+            builder = builder.add_extension(b"permit-port-forwarding", b"")
         signed = builder.sign(loaded(signer.private))
         _audit.info(
             'SSH certificate: serial %d, id "%s", principal %s, cluster %s, valid until %s, key %s, CA %s',

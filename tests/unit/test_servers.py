@@ -150,7 +150,8 @@ class World:
     def draining(self, server_id: str, generation: int) -> bool:
         return (server_id, generation) in self.leaving
 
-    async def forward(self, server_id: str, generation: int, host: str, port: int) -> Path:
+    async def forward(self, server_id: str, generation: int, host: str, port: int, user: str) -> Path:
+        assert user
         path = Path(f"/run/{server_id}.{generation}.sock")
         if self.ends.setdefault(path, (host, port)) != (host, port):
             raise DataPlaneError(f"{path} leads elsewhere than to {host}:{port}")

@@ -432,3 +432,22 @@ def test_a_relay_does_not_let_in_the_whole_network() -> None:
     plain = site.replace("partitions:", "tunnel: {node_security: plain}\npartitions:", 1)
     with pytest.raises(ConfigError, match=r"tls: relay needs tunnel\.node_security"):
         parse_site_config(plain, "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "what"),
+    [
+        ("{node_security: ssh}", "tunnel.nodes: node_security: ssh needs nodes.known_hosts"),
+        (
+            "{kind: direct, node_security: ssh, nodes: {known_hosts: /k}}",
+            "tunnel.nodes: node_security: ssh goes by the login nodes",
+        ),
+        ("{nodes: {known_hosts: /k}}", "tunnel.nodes: nodes is for node_security: ssh"),
+        (
+            "{node_security: ssh, nodes: {known_hosts: /k, sockets: /tmp/all}}",
+            "tunnel.nodes.sockets: it must hold %u",
+        ),
+    ],
+)
+def test_what_the_way_by_ssh_to_the_nodes_needs_is_said(tunnel: str, what: str) -> None:
+    assert fault("partitions:", f"tunnel: {tunnel}\npartitions:").startswith(f"site.yaml:11: {what}")
