@@ -390,11 +390,19 @@ class HAProxy:
             case ShutSessions(name=name):
                 await self.shutdown_sessions([name])
             case AddEntry(map=map_, key=key, value=value):
-                await line.order("add", "map", self._map(map_), key, value)
+                await self._put(line, self._map(map_), key, value)
             case SetEntry(map=map_, key=key, value=value):
                 await line.order("set", "map", self._map(map_), key, value)
             case DeleteEntry(map=map_, key=key):
                 await line.order("del", "map", self._map(map_), key)
+
+    async def _put(self, line: runtime.CommandLine, map_: str, key: str, value: str) -> None:
+        """Write an entry that was not there: ``add map`` would make a second one if it came meanwhile.
+
+        What a hub has ordered just before its death may be carried out after the next one has looked.
+        """
+        if runtime.failed(await line.ask("set", "map", map_, key, value)):
+            await line.order("add", "map", map_, key, value)
 
     def _map(self, map_: Map) -> str:
         return runtime.map_path(self.settings.directory, map_)

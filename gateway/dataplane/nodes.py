@@ -96,6 +96,8 @@ class NodeMaster(Master):
     """
 
     _at_once = False
+    #: At this level ssh tells what a module of PAM says to who is refused.
+    _words = ("-o", "LogLevel=INFO")
 
     def __init__(
         self,

@@ -102,6 +102,8 @@ class Master:
 
     #: Whether a new process begins with its forwards, or gets them once its first session has gone well.
     _at_once = True
+    #: Further words of its ssh.
+    _words: tuple[str, ...] = ()
 
     def __init__(self, settings: TunnelSettings, index: int) -> None:
         self.index = index
@@ -440,7 +442,7 @@ class Master:
         way = self._proxy()
         proxy = ("-o", f"ProxyCommand={shlex.join(way)}") if way else ()
         control = ("-M", "-S", str(self.control), "-E", str(self._log_file))
-        words = self._ssh(self._settings, "-f", "-N", *control, "-F", str(self._config))
+        words = self._ssh(self._settings, "-f", "-N", *control, *self._words, "-F", str(self._config))
         return [*words, *proxy, "--", host]
 
     def _proxy(self) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
+from gateway.dataplane.runtime import open_worker
 from gateway.errors import ConfigError, DataPlaneError
 from gateway.routes import AddEntry, Desired, Map, Step, additions, plan
 from tests.proxy.stage import ALICE, BOB, COOKIE, Stage, cookie, free_port
@@ -162,6 +163,18 @@ async def test_a_word_that_could_be_more_than_a_word_is_not_sent(stage: Stage) -
     failures = await stage.haproxy.apply([AddEntry(ALICE, Map.ROUTES, "a b; quit", "x")])
     assert "malformed word" in failures[ALICE]
     assert (await stage.haproxy.actual()).routes == {}
+
+
+async def test_an_entry_that_came_meanwhile_is_not_made_twice(stage: Stage) -> None:
+    await stage.haproxy.ensure()
+    secrets = str(stage.settings.directory / "secrets.map")
+    for meanwhile in ("new", "old"):  # from a hub that has died, whose last order came late
+        await stage.order("add", "map", secrets, ALICE, meanwhile)
+        assert not await stage.haproxy.apply([AddEntry(ALICE, Map.SECRETS, ALICE, "new")])
+        async with open_worker(stage.settings.directory / "admin.sock", 5) as line:
+            shown = (await line.ask("show", "map", secrets)).split("\n")
+        assert [entry.split()[1:] for entry in shown if entry] == [[ALICE, "new"]]
+        await stage.order("del", "map", secrets, ALICE)
 
 
 async def test_a_map_with_a_key_twice_is_put_right(stage: Stage) -> None:
