@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import secrets
@@ -187,7 +188,10 @@ class Browsing(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(0.05):
-            answer = self._person.call("GET", "api/contents/note.txt")
+            try:
+                answer = self._person.call("GET", "api/contents/note.txt")
+            except (OSError, http.client.HTTPException):
+                continue  # what is under way when a server loses its route is cut off: a browser asks again
             self.statuses.add(answer.status)
             self.lured |= LURE in answer.text
 
