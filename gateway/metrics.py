@@ -35,7 +35,7 @@ def untimed(_: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True)
 class MasterSample:
-    """An SSH master of a tunnel. ``kind`` is ``interactive`` or ``bulk``."""
+    """An SSH master of a tunnel to ``host``. ``kind`` is ``interactive``, ``bulk`` or ``node``."""
 
     cluster: str
     index: int

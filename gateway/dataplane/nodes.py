@@ -236,6 +236,8 @@ class NodeTunnel:
         self._known: dict[int, NodeMaster] = {}
         self._alive: dict[int, NodeMaster] = {}
         self._failures: dict[int, _Failures] = {}
+        self._gone: set[int] = set()
+        self._reconnects = 0
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         self._turns = Turns()
         self._jitter = random.SystemRandom()
@@ -327,8 +329,14 @@ class NodeTunnel:
         await self._login.stop()
 
     def masters(self) -> Sequence[MasterSample]:
-        """Return the masters to the login nodes."""
-        return self._login.masters()
+        """Return the masters to the login nodes, and the connections; the first has what all came back."""
+        counts, samples = iter([self._reconnects]), list(self._login.masters())
+        for index in sorted(self._alive | dict.fromkeys(self._gone)):
+            if master := self._known.get(index):
+                alive, forwards = index in self._alive, len(master.sockets())
+                (cluster, node), again = (self._settings.cluster, master.who[1]), next(counts, 0)
+                samples.append(MasterSample(cluster, index, node, "node", alive, False, forwards, again))
+        return samples
 
     # --- connections ----------------------------------------------------------------------------------
 
@@ -411,9 +419,13 @@ class NodeTunnel:
             pulse = Pulse.GONE
         if pulse is Pulse.GONE:
             if self._alive.pop(master.index, None):
+                self._gone.add(master.index)
                 log.warning("[%s] %r is gone", self._settings.cluster, master)
         else:
             self._alive[master.index] = master
+            if master.index in self._gone:
+                self._gone.remove(master.index)
+                self._reconnects += 1
         return pulse
 
     async def _look_after(self, master: NodeMaster) -> None:
@@ -479,3 +491,4 @@ class NodeTunnel:
     def _forget(self, master: NodeMaster) -> None:
         for memory in (self._alive, self._known, self._failures):
             memory.pop(master.index, None)
+        self._gone.discard(master.index)

@@ -180,6 +180,9 @@ async def test_a_killed_connection_comes_back_at_the_same_paths(cluster: Cluster
     await tunnel.tend()
     assert await said(path) == b"alice"
     assert len(cluster.node.issued) == 2, "each connection has a certificate of its own"
+    await tunnel.tend()
+    (sample,) = (each for each in tunnel.masters() if each.kind == "node")
+    assert (sample.host, sample.alive, sample.forwards, sample.reconnects) == (NODE, True, 1, 1)
     await tunnel.stop()
     assert not processes(cluster.login.directory / "t")
 
