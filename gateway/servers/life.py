@@ -19,7 +19,7 @@ from gateway.decide import (
     where_it_calls_from,
     where_it_says,
 )
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, StateDirUnwritable
 from gateway.lifecycle import ROUTED, WITH_JOB, Event, Phase
 from gateway.model import JobEnd, JobStatus, Server
 from gateway.queue import Ending
@@ -346,7 +346,9 @@ class Life:
                 done.text = "Its files on the cluster are removed."
         except GatewayError as error:
             log.info("%s its files could not be removed: %s", server, error)
-            return patience.CLEAN_AGAIN if error.transient and self._cleaned < patience.CLEAN_TRIES else None
+            # A job that is just ending may have made another one, or hold one open (NFS then keeps it).
+            again = error.transient or isinstance(error, StateDirUnwritable)
+            return patience.CLEAN_AGAIN if again and self._cleaned < patience.CLEAN_TRIES else None
         await self._tools.store.note(server.id, cleaned=True)
         return None
 

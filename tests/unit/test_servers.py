@@ -26,6 +26,7 @@ from gateway.errors import (
     LoginNodeUnreachable,
     NotFound,
     QueueUnreachable,
+    StateDirUnwritable,
     SubmitOutcomeUnknown,
     SubmitRefused,
 )
@@ -73,6 +74,7 @@ class World:
     submits: int = 0
     cancels: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    remove_faults: list[GatewayError] = field(default_factory=list)
     submit_faults: list[GatewayError] = field(default_factory=list)
     lost_answers: int = 0
     listing_fault: GatewayError | None = None
@@ -134,6 +136,8 @@ class World:
         return Ending(seen, None, "the last line of the log")
 
     async def remove(self, user: str, server_id: str) -> None:
+        if self.remove_faults:
+            raise self.remove_faults.pop()
         self.removed.append(server_id)
 
     # the tunnel and the routes
@@ -284,6 +288,25 @@ async def test_from_a_start_to_ready_to_stopped(conductor: Any, world: World, st
         assert world.removed == [server.id]
         with pytest.raises(NotFound):
             await servers.stop("alice", "")
+
+
+@pytest.mark.parametrize("fault", [StateDirUnwritable, LoginNodeUnreachable])
+async def test_files_that_could_not_be_removed_are_removed_later(
+    conductor: Any,
+    world: World,
+    store: ServerStore,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: type[GatewayError],
+) -> None:
+    monkeypatch.setattr(patience, "CLEAN_AGAIN", 0.02)
+    world.remove_faults = [fault("Directory not empty"), fault("Directory not empty")]
+    async with conductor() as servers:
+        server = await ready(servers, store, world)
+        await servers.stop("alice", "")
+        async with asyncio.timeout(5):
+            while not (await store.get(server.id)).cleaned:
+                await asyncio.sleep(0.01)
+    assert (world.remove_faults, world.removed) == ([], [server.id])
 
 
 async def test_the_timeline_tells_each_act_outside_and_what_came_of_it(
