@@ -56,7 +56,8 @@ def run(name: str, words: Sequence[str]) -> str:
 def sections(text: str) -> Iterator[tuple[str, str]]:
     """Yield each program's name with its section of earlier results."""
     starts = list(_SECTION.finditer(text))
-    for start, end in zip(starts, [*(each.start() for each in starts[1:]), len(text)], strict=True):
+    ends = [*(each.start() for each in starts), len(text)][1:]
+    for start, end in zip(starts, ends, strict=True):
         yield start[1].removesuffix(".py"), text[start.start() : end].rstrip() + "\n"
 
 

@@ -55,13 +55,15 @@ if how == "child":  # a container's own session and environment
 elif how == "daemon":  # not in our family any more
     start = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"
     subprocess.run([sys.executable, "-IS", "-c", start, sys.executable, "-IS", "-c", LISTEN])
+elif how == "both":  # right after each other, as servers do that listen on all addresses of a name
+    listeners = [socket.socket(family) for family in (socket.AF_INET, socket.AF_INET6)]
+    listeners[1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    for listener, address in zip(listeners, ("0.0.0.0", "::")):
+        listener.bind((address, port))
+    for listener in listeners:
+        listener.listen()
 elif how != "mute":
     listener = socket.create_server(("127.0.0.1" if "--local" in sys.argv else "0.0.0.0", port))
-if how == "both":
-    other = socket.socket(socket.AF_INET6)
-    other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    other.bind(("::", port))
-    other.listen()
 while how != "finishes" or not (here / "comment").exists():
     time.sleep(0.05)
 """
