@@ -106,19 +106,20 @@ class Servers:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _running(self, user_name: str, name: str, advice: str) -> Server:
+        server = await self._store.latest(user_name, name)
+        if server is None or server.phase is Phase.ENDED:
+            what = f"{user_name}/{name} is not running"
+            raise NotFound(what, "This server is not running.", advice)
+        return server
+
     async def keep(self, user_name: str, name: str) -> Server:
         """Count a server's idle time anew, so that it is not stopped.
 
         Raises:
             NotFound: There is none, or it has ended.
         """
-        server = await self._store.latest(user_name, name)
-        if server is None or server.phase is Phase.ENDED:
-            raise NotFound(
-                f"{user_name}/{name} is not running",
-                "This server is not running.",
-                "Start it if you need it.",
-            )
+        server = await self._running(user_name, name, "Start it if you need it.")
         return await self._idleness.keep(server)
 
     async def _stop_idle(self, server: Server) -> None:
@@ -169,13 +170,7 @@ class Servers:
         Raises:
             NotFound: There is none, or it has ended.
         """
-        server = await self._store.latest(user_name, name)
-        if server is None or server.phase is Phase.ENDED:
-            raise NotFound(
-                f"{user_name}/{name} is not running",
-                "This server is not running.",
-                "There is nothing to stop.",
-            )
+        server = await self._running(user_name, name, "There is nothing to stop.")
         server = await self._store.note(server.id, wanted=False)
         self._store.timeline.add(server, Happening.WISH, "Somebody asked to stop it.")
         self._feed.publish(server)

@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,19 +161,6 @@ async def test_a_jump_host_that_does_not_lead_on_is_named(gate: Sshd, login: Ssh
 
 
 # --- the tunnel -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def echo_port() -> AsyncIterator[int]:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(4096):
-            writer.write(data)
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port: int = server.sockets[0].getsockname()[1]
-    yield port
-    server.close()
 
 
 async def round_trips(path: Path, count: int) -> float:
