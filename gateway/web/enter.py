@@ -174,6 +174,10 @@ class TakeCode(OnServerPath):
         """Give the grant cookie, wait until the proxy knows it, and go on to the page that was wanted."""
         path = self.path_here()
         session = await self._session_of_code(path)
+        if session is None:
+            wanted = wanted_page(self.origins, self.get_query_argument("to", ""), path.user)
+            self.redirect(wanted or self.origins.server_url(path.user, path.server))
+            return
         user = session.user
         server = await self.services.records.latest(user.name, path.server)
         if server is not None and is_open(server):
@@ -182,7 +186,11 @@ class TakeCode(OnServerPath):
         target = self.get_query_argument("to", "")
         self.redirect(wanted_page(self.origins, target, user.name) or first)
 
-    async def _session_of_code(self, path: ServerPath) -> Session:
+    async def _session_of_code(self, path: ServerPath) -> Session | None:
+        """Take the code; None if it was taken before or is too old: then the way in begins anew.
+
+        So a page that could not be granted at its first try, and tries again by itself, ends well.
+        """
         code = await self.services.sessions.take_code(secret_hash(self.get_query_argument("code", "")))
         state = self.get_cookie(STATE_COOKIE)
         if state is None:
@@ -191,15 +199,16 @@ class TakeCode(OnServerPath):
                 "Your browser did not keep the gateway's cookie, so it cannot be let in.",
                 "Allow cookies for this site and try again.",
             )
+        if code is None:
+            return None
         here = self.origins.host_of(path.user)
-        if (
-            code is None
-            or not hmac.compare_digest(code.state_hash, secret_hash(state))
-            or (code.server_path, code.host) != (str(path), here)
+        if not hmac.compare_digest(code.state_hash, secret_hash(state)) or (code.server_path, code.host) != (
+            str(path),
+            here,
         ):
             raise Forbidden(
                 "bad code",
-                "This link was used before, or is not for this browser.",
+                "This link is not for this browser.",
                 "Open your server from the list of your servers.",
             )
         session = await self.services.sessions.session(code.session_hash)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +164,10 @@ def demo(user: User, *options: str) -> Iterator[Talk]:
         talk.wait(STARTS_WITHIN)
         print(f"{time.monotonic() - began:6.2f} s  from gateway demo to its address")
         yield talk
+    except BaseException:
+        with suppress(AssertionError, OSError):
+            print((talk.root / "gateway.log").read_text())
+        raise
     finally:
         if talk.process.poll() is None:
             talk.end(signal.SIGTERM)

@@ -553,8 +553,25 @@ async def test_a_code_is_good_once(alice: Browser, world: World) -> None:
     assert (await alice.fetch(url)).code == 302
     world.routing.grants.clear()
     again = await alice.fetch(url)
-    assert again.code == 403
     assert not world.routing.grants
+    assert again.headers["Location"] == f"{ALICE}/user/alice/", "from where another code is fetched"
+    assert "Set-Cookie" not in again.headers
+
+
+async def test_a_page_that_could_not_be_granted_at_once_comes_in_when_it_tries_again(
+    alice: Browser, world: World
+) -> None:
+    world.servers.put(server())
+    world.routing.error = DataPlaneError("HAProxy does not answer")
+    url = await enter_url(alice, f"{ALICE}/user/alice/lab?reset")
+    refused = await alice.fetch(url)
+    assert refused.code == 503
+    assert 'http-equiv="refresh"' in text(refused)
+    assert not world.routing.grants
+    world.routing.error = None
+    at, _ = await alice.open(url)
+    assert at == f"{ALICE}/user/alice/lab?reset"
+    assert len(world.routing.grants) == 1
 
 
 async def test_a_code_is_good_only_in_the_browser_that_asked(alice: Browser, world: World, port: int) -> None:
