@@ -18,7 +18,8 @@ from gateway.dataplane.front import Front, networks
 from gateway.dataplane.haproxyconfig import HAProxySettings, Listener
 from gateway.dataplane.limits import Limits
 from gateway.dataplane.masters import Duty, Masters
-from gateway.dataplane.nodes import Credentials, Nodes, NodeTunnel
+from gateway.dataplane.nodemaster import Credentials, Nodes
+from gateway.dataplane.nodes import NodeTunnel
 from gateway.dataplane.orphans import clear_all_but
 from gateway.dataplane.tunnel import Tunnel, TunnelSettings
 from gateway.dataplane.turns import Turns

@@ -28,12 +28,12 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
-from typing import IO
 
+from gateway.dataplane import sshclient
 from gateway.dataplane.access import share_directory, share_socket
 from gateway.dataplane.ciphers import CIPHERS
 from gateway.dataplane.mux import Control, MasterGoneError
@@ -49,27 +49,6 @@ _FILE = re.compile(r"([a-z2-7]{10})\.(\d{1,5})b?\.(to|sock|gone)", re.ASCII)
 BULK_FIRST = 80
 #: From which number on a master leads to a compute node, as one user: see `gateway.dataplane.nodes`.
 NODES_FIRST = 1000
-#: Set by the gateway and not by the machine's ssh_config, which is not read.
-_OPTIONS = (
-    "BatchMode=yes",
-    "Compression=no",
-    "ConnectionAttempts=1",
-    "ControlPersist=no",
-    "ExitOnForwardFailure=yes",
-    "GlobalKnownHostsFile=/dev/null",
-    "IdentitiesOnly=yes",
-    "IdentityAgent=none",
-    "LogLevel=ERROR",
-    "PreferredAuthentications=publickey",
-    # A connection that is dead ends 12 s after the last byte: after 3 s of silence, and three such waits.
-    "ServerAliveCountMax=3",
-    "ServerAliveInterval=3",
-    "StreamLocalBindMask=0177",
-    "StreamLocalBindUnlink=yes",
-    "StrictHostKeyChecking=yes",
-    "UpdateHostKeys=no",
-)
-
 #: How many answers in a row, and for how many seconds, a master whose process is there may owe.
 SILENCES_TO_BELIEVE, SILENT_FOR = 3, 30.0
 #: Seconds that one which owed the last answer is waited for: it does not hold up the others again.
@@ -249,7 +228,7 @@ class Master:
         try:
             begun_with = self._prepare(host, ciphers)
             with self._log_file.open("ab") as said:
-                status = (await _run(self._connect(host), self._settings.timeout + 5, said)).status
+                status = (await sshclient.run(self._connect(host), self._settings.timeout + 5, said)).status
         except TimeoutError:
             raise LoginNodeUnreachable(f"{host}: no connection within {self._settings.timeout} s") from None
         except OSError as error:
@@ -427,7 +406,7 @@ class Master:
             controls[f"{hop.user} on the jump host {hop.host}"] = self._jump
         for who, control in controls.items():
             try:
-                answer = await self._run_true(control)
+                answer = await sshclient.run_true(self._settings.program, control, self._settings.timeout)
             except TimeoutError:
                 answer = Completed(124)
             if answer.status in (124, 255):
@@ -442,8 +421,8 @@ class Master:
         way = self._proxy()
         proxy = ("-o", f"ProxyCommand={shlex.join(way)}") if way else ()
         control = ("-M", "-S", str(self.control), "-E", str(self._log_file))
-        words = self._ssh(self._settings, "-f", "-N", *control, *self._words, "-F", str(self._config))
-        return [*words, *proxy, "--", host]
+        words = ("-f", "-N", *control, *self._words, "-F", str(self._config))
+        return [*self._call(self._settings, *words), *proxy, "--", host]
 
     def _proxy(self) -> list[str]:
         """Return the words of the program that carries the connection; none if there is none."""
@@ -456,27 +435,10 @@ class Master:
         master.
         """
         control = ("-M", "-S", str(self._jump), "-E", str(self._jump_log), "-o", "LogLevel=INFO")
-        return [*self._ssh(hop, *control, "-F", "/dev/null"), "-W", "[%h]:%p", "--", hop.host]
+        return [*self._call(hop, *control, "-F", "/dev/null"), "-W", "[%h]:%p", "--", hop.host]
 
-    def _ssh(self, way: TunnelSettings | Jump, *control: str) -> list[str]:
-        """Return the words for one connection: those given, then the port, the account, its key.
-
-        ssh takes an option's first value, and whoever looks for a master finds its socket in the first words.
-        """
-        options = (
-            *_OPTIONS,
-            f"ConnectTimeout={max(1, round(self._settings.timeout))}",
-            f"UserKnownHostsFile={way.known_hosts}",
-            *(f"CertificateFile={path}" for path in [getattr(way, "certificate", None)] if path),
-        )
-        words = [self._settings.program, *control, "-i", str(way.key)]
-        words += [word for option in options for word in ("-o", option)]
-        return [*words, "-p", str(way.port), "-l", way.user]
-
-    async def _run_true(self, control: Path) -> Completed:
-        """Run ``true`` over a connection; ssh wants a host's name, and ignores it."""
-        words = (self._settings.program, "-F", "/dev/null", "-S", str(control), "-o", "ProxyCommand=false")
-        return await _run([*words, "--", "login", "true"], self._settings.timeout)
+    def _call(self, way: TunnelSettings | Jump, *control: str) -> list[str]:
+        return sshclient.connecting(self._settings.program, way, self._settings.timeout, *control)
 
 
 def _key(forward: Forward) -> Key:
@@ -485,43 +447,3 @@ def _key(forward: Forward) -> Key:
 
 def _said(log_file: Path) -> str:
     return log_file.read_text("utf-8", "replace") if log_file.exists() else ""
-
-
-async def _run(
-    words: Sequence[str],
-    timeout: float,  # noqa: ASYNC109  (what it started is killed)
-    stderr: IO[bytes] | None = None,
-) -> Completed:
-    """Run an ssh client and return what it did; it is gone when this returns or raises.
-
-    Args:
-        words: The program and its arguments.
-        timeout: Seconds.
-        stderr: Where it writes, for one that goes on in the background: it would keep a pipe open.
-
-    Raises:
-        TimeoutError: It took longer.
-        DataPlaneError: It cannot be run.
-    """
-    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            stdin=nothing,
-            stdout=nothing if stderr else pipe,
-            stderr=stderr or pipe,
-            start_new_session=True,
-            cwd="/",
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        )
-    except OSError as error:
-        raise DataPlaneError(f"{words[0]} cannot be run: {error}. Install the OpenSSH client") from error
-    try:
-        async with asyncio.timeout(timeout):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await asyncio.shield(process.wait())
-    text = ((stream or b"").decode("utf-8", "replace") for stream in (out, err))
-    return Completed(process.returncode or 0, *text)

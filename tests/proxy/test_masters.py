@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dataplane import openssh, orphans
+from gateway.dataplane import orphans, sshclient
 from gateway.dataplane.ciphers import fastest_first
 from gateway.dataplane.masters import Masters
 from gateway.dataplane.tunnel import FORWARDS_MAX
@@ -51,13 +51,13 @@ async def test_a_session_is_opened_on_a_connection_before_it_is_used(
     masters: Masters, login_node: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[str, ...]] = []
-    run = openssh._run
+    run = sshclient.run
 
     async def watch(words: list[str], *rest: object) -> object:
         ran.append(tuple(words))
         return await run(words, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(openssh, "_run", watch)
+    monkeypatch.setattr(sshclient, "run", watch)
     await masters.forward(ALICE, 0, "127.0.0.1", 9)
     assert ran[-1][-1] == "true"
     assert not any(word for words in ran for word in words if "PRIVATE" in word)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dataplane import openssh
+from gateway.dataplane import openssh, sshclient
 from gateway.dataplane.masters import Duty, Masters
 from gateway.dataplane.mux import Control
 from tests.proxy.relay import Relay
@@ -189,11 +189,11 @@ async def test_a_login_node_that_comes_back_is_used_within_2_s(
 async def test_a_connection_over_which_nothing_comes_any_more_is_noticed(
     login_node: Sshd, echo_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = dict(option.split("=", 1) for option in openssh._OPTIONS)
+    said = dict(option.split("=", 1) for option in sshclient.OPTIONS)
     wait, count = int(said["ServerAliveInterval"]), int(said["ServerAliveCountMax"])
     assert wait * (count + 1) <= 15
-    faster = (option.replace(f"Interval={wait}", "Interval=1") for option in openssh._OPTIONS)
-    monkeypatch.setattr(openssh, "_OPTIONS", tuple(faster))
+    faster = (option.replace(f"Interval={wait}", "Interval=1") for option in sshclient.OPTIONS)
+    monkeypatch.setattr(sshclient, "OPTIONS", tuple(faster))
     async with Relay(login_node.port) as relay:
         login_node.know("host_key", relay.port)
         masters = Masters(dataclasses.replace(login_node.settings(), port=relay.port))

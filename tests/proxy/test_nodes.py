@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from gateway.dataplane.masters import Duty, Masters
-from gateway.dataplane.nodes import Credentials, NodeMaster, Nodes, NodeTunnel, owned
+from gateway.dataplane.nodemaster import Credentials, NodeMaster, Nodes, owned
+from gateway.dataplane.nodes import NodeTunnel
 from gateway.dataplane.orphans import clear
 from gateway.errors import HostKeyRefused, LoginNodeRefused, LoginNodeUnreachable
 from tests.proxy.sshd import Sshd
