@@ -19,7 +19,7 @@ from tests.live.client import Person
 from tests.live.scene import Scene
 
 #: Seconds for which processes are killed; the seed that decides which and when, to see the same again.
-SECONDS, SEED = 60.0, "GATEWAY_CHAOS_SEED"
+SECONDS, SEED = 90.0, "GATEWAY_CHAOS_SEED"
 SERVERS = [f"{user}/n{number}" for user in ("alice", "bob") for number in range(10)]
 BROWSERS = 4
 
