@@ -210,9 +210,14 @@ class Person(Visitor):
         return self.lab.run("login", words, check=True).stdout.splitlines()
 
 
+def launcher(page: Page) -> Locator:
+    """Return what makes a notebook on the first page of a JupyterLab that has nothing open."""
+    return page.locator(".jp-LauncherCard[data-category=Notebook]").first
+
+
 def run_first_cell(page: Page, code: str) -> str:
     """Make a notebook from JupyterLab's launcher, run ``code`` in its first cell, return its output."""
-    page.locator(".jp-LauncherCard[data-category=Notebook]").first.click()
+    launcher(page).click()
     # The status bar has its name only once the kernel is there; without it Shift+Enter asks which to take.
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     cell = page.locator(".jp-Notebook .jp-Cell .cm-content").first

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.lab import Lab
 from tests.lab.nodes import wait_until
 from tests.live import chromium
-from tests.live.chromium import Person, Stopwatch, run_first_cell
+from tests.live.chromium import Person, Stopwatch, launcher, run_first_cell
 
 pytestmark = pytest.mark.browser
 
@@ -103,6 +103,9 @@ def test_from_each_clusters_form_to_a_cell_that_runs_on_its_node(clusters: Lab, 
             re.compile(re.escape(alice.server(path=f"{place.server}/lab"))), wait_until="commit"
         )
         watch.lap(f"{place.name}: the server answers")
+    for page in tabs.values():  # what the three share, one home, is to hold no notebook until all are there
+        page.bring_to_front()
+        launcher(page).wait_for()
     for place, page in tabs.items():
         page.bring_to_front()
         output = run_first_cell(page, "import socket; socket.gethostname()").strip("'")

@@ -279,7 +279,7 @@ class Stage:
         """Whether a process is there and no zombie."""
         try:
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # the latter if it ends while it is looked at
             return False
 
     async def kill_all(self) -> None:
