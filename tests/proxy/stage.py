@@ -24,6 +24,7 @@ from gateway.dataplane.runtime import Processes, ask_master, open_worker
 from gateway.origins import ROUTE_COOKIE
 from gateway.pki import self_signed
 from gateway.routes import Desired, Grant, Route, hash_cookie, plan, route_key
+from tests.processes import lives
 
 HOST = "gw.example.org"
 COOKIE = "c" * 43
@@ -275,19 +276,12 @@ class Stage:
         assert found.master
         return (found.master, *found.workers) if master else found.workers
 
-    def lives(self, pid: int) -> bool:
-        """Whether a process is there and no zombie."""
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except (FileNotFoundError, ProcessLookupError):  # the latter if it ends while it is looked at
-            return False
-
     async def kill_all(self) -> None:
         """Kill master and workers, as a crash would."""
         pids = await self.workers(master=True)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        while any(self.lives(pid) for pid in pids):
+        while any(lives(pid) for pid in pids):
             await asyncio.sleep(0.01)
 
     async def order(self, *words: str) -> None:

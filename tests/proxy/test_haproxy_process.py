@@ -16,6 +16,7 @@ from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
 from gateway.dataplane.runtime import open_worker
 from gateway.errors import ConfigError, DataPlaneError
 from gateway.routes import AddEntry, Desired, Map, Step, additions, plan
+from tests.processes import lives
 from tests.proxy.stage import ALICE, BOB, COOKIE, Stage, cookie, free_port
 
 pytestmark = pytest.mark.proxy
@@ -209,7 +210,7 @@ async def test_stopping_ends_it_and_stopping_twice_is_no_error(stage: Stage) -> 
     pids = await stage.workers(master=True)
     await stage.haproxy.stop()
     await stage.haproxy.stop()
-    assert not any(stage.lives(pid) for pid in pids)
+    assert not any(lives(pid) for pid in pids)
     with pytest.raises(DataPlaneError, match="does not answer"):
         await stage.haproxy.actual()
 

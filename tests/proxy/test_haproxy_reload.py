@@ -10,6 +10,7 @@ import pytest
 
 from gateway.dataplane.haproxy import HAProxy, Listener
 from gateway.routes import Desired
+from tests.processes import lives
 from tests.proxy.http2 import Http2Browser
 from tests.proxy.stage import ALICE, HOST, Stage, cookie, free_port, own_certificate, trusting
 
@@ -122,6 +123,6 @@ async def test_a_worker_that_was_replaced_ends_in_time_whatever_is_open(stage: S
     assert await websocket.echo(b"more") == b"more"
     async with asyncio.timeout(5):
         assert await websocket.reader.read() == b""
-        while stage.lives(old):
+        while lives(old):
             await asyncio.sleep(0.05)
     assert len(await stage.workers()) == 1

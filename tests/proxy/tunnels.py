@@ -12,6 +12,7 @@ from pathlib import Path
 from gateway.dataplane.masters import Masters
 from gateway.dataplane.tunnel import TunnelSettings
 from gateway.errors import GatewayError
+from tests.processes import lives
 
 ALICE, BOB = "aaaaaaaaaa", "bbbbbbbbbb"
 
@@ -32,8 +33,7 @@ def pid_of(settings: TunnelSettings, index: int = 0) -> int:
 async def gone(pid: int, within: float = 5.0) -> bool:
     """Whether the process ends within a few seconds; a zombie has ended."""
     for _ in range(round(within / 0.05) + 1):
-        stat = Path(f"/proc/{pid}/stat")
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+        if not lives(pid):
             return True
         await asyncio.sleep(0.05)
     return False

@@ -30,8 +30,9 @@ from gateway.model import Asked, Choices, Command, Completed, JobState, JobStatu
 from gateway.schedulers.local import Local
 from gateway.script import Exit, ExitWord, JobFacts, read_exit, render_script
 from gateway.siteconfig import parse_site_config
+from tests.processes import lives
 from tests.real.test_launcher import in_front  # noqa: F401  a fixture
-from tests.real.test_wrapper import alive, free_range
+from tests.real.test_wrapper import free_range, lives
 
 LIMIT = 20.0
 
@@ -237,10 +238,10 @@ def test_whoever_waits_behind_moves_up_when_those_before_are_gone(queue: Queue) 
 def test_where_the_queue_is_taken_away_nobody_waits_for_ever(queue: Queue) -> None:
     large = queue.submit("sleep 60", cores=2)
     waiting = [queue.job(queue.submit("sleep 60")).supervisor.pid for _ in range(2)]
-    assert all(map(alive, waiting))
+    assert all(map(lives, waiting))
     spool = queue.program.parent.parent / "spool"
     spool.rename(spool.with_name("away"))
-    until(lambda: not any(map(alive, waiting)))
+    until(lambda: not any(map(lives, waiting)))
     spool.with_name("away").rename(spool)
     assert queue.run("cancel", large) == Completed(0)
 
@@ -249,12 +250,12 @@ def test_a_waiting_job_can_be_cancelled_though_the_limits_cannot_be_read(queue: 
     queue.submit("sleep 60", cores=2)
     waiting = queue.submit("sleep 60")
     supervisor = queue.job(waiting).supervisor.pid
-    assert alive(supervisor)
+    assert lives(supervisor)
     limits = queue.program.parent.parent / "queue.json"
     text = limits.read_text()
     limits.write_text("{")
     queue.run("cancel", waiting)
-    until(lambda: not alive(supervisor))
+    until(lambda: not lives(supervisor))
     limits.write_text(text)
     assert queue.states(waiting) == ["CANCELLED"]
 
@@ -299,7 +300,7 @@ def test_cancel_ends_every_process_of_a_job_wherever_it_went(queue: Queue) -> No
     assert queue.run("cancel", job_id) == Completed(0)
     assert queue.states(job_id) == ["ENDING"]
     until(lambda: queue.states(job_id) == ["CANCELLED"])
-    assert not any(map(alive, pids))
+    assert not any(map(lives, pids))
     assert "the job was cancelled" in queue.read("log")
 
 
@@ -319,7 +320,7 @@ def test_a_job_that_has_filled_the_disk_can_be_cancelled(queue: Queue) -> None:
     words = ["/bin/sh", "-c", 'ulimit -f 0; exec "$0" cancel 1', str(queue.program)]  # no file may grow
     assert subprocess.run(words, timeout=20, check=False).returncode == 0
     until(lambda: queue.states(job_id) == ["CANCELLED"])
-    assert not any(map(alive, pids))
+    assert not any(map(lives, pids))
 
 
 def test_a_supervisor_that_can_open_no_file_ends_its_job_all_the_same(queue: Queue) -> None:
@@ -334,13 +335,13 @@ def test_a_supervisor_that_can_open_no_file_ends_its_job_all_the_same(queue: Que
     assert queue.states(job_id) == ["ENDING"]
     resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limits)
     until(lambda: queue.states(job_id) == ["CANCELLED"])
-    assert not any(map(alive, pids))
+    assert not any(map(lives, pids))
 
 
 def test_a_script_that_ends_takes_with_it_what_it_started(queue: Queue) -> None:
     job_id = queue.submit("setsid sleep 60 & echo $! >>pids")
     until(lambda: queue.states(job_id) == ["COMPLETED"])
-    assert not alive(queue.pids(1)[0])
+    assert not lives(queue.pids(1)[0])
 
 
 def test_a_supervisor_that_is_killed_is_noticed_and_nothing_goes_on_without_it(queue: Queue) -> None:
@@ -350,7 +351,7 @@ def test_a_supervisor_that_is_killed_is_noticed_and_nothing_goes_on_without_it(q
     os.kill(queue.job(job_id).supervisor.pid, signal.SIGKILL)
     until(lambda: queue.states(job_id) == ["FAILED"])
     assert queue.how(job_id)["reason"] == "SupervisorDied"
-    assert not any(map(alive, pids))
+    assert not any(map(lives, pids))
     until(lambda: queue.states(waiting) == ["RUNNING"])
 
 
@@ -507,7 +508,7 @@ def test_where_the_processes_of_others_are_hidden_a_job_ends_whole(machine: Mach
     until(lambda: pids.exists() and pids.read_text().count("\n") == 2)
     assert hidden.run(program, "cancel", "1").status == 0
     until(lambda: '"CANCELLED"' in hidden.run(program, "how", "1").stdout)
-    assert not any(alive(int(pid)) for pid in pids.read_text().split())
+    assert not any(lives(int(pid)) for pid in pids.read_text().split())
 
 
 def test_a_rendered_script_goes_the_whole_way_through_the_launcher(machine: Machine) -> None:

@@ -26,6 +26,7 @@ from gateway.model import Choices, Endpoint
 from gateway.pki import Authority, self_signed
 from gateway.script import Exit, ExitWord, JobFacts, read_exit, render_script
 from gateway.siteconfig import Application, parse_site_config
+from tests.processes import lives
 
 RUN = "0123456789abcdef"
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
@@ -223,13 +224,6 @@ def until(true: Callable[[], bool], job: Job) -> None:
         time.sleep(0.02)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
 def free_range() -> tuple[int, int]:
     """Return ten successive ports on which nobody listens."""
     listening = {
@@ -288,7 +282,7 @@ def test_an_old_env_program_is_made_up_for_by_bashs_job_control(tmp_path: Path) 
         assert int(job._read("ignored"), 16) & (1 << signal.SIGINT - 1) == 0
         job.kill(signal.SIGTERM)
         assert job.ended() == Exit(143, ExitWord.TERMINATED, 0)
-        until(lambda: not any(map(alive, job.pids())), job)
+        until(lambda: not any(map(lives, job.pids())), job)
     finally:
         job.stop()
 
@@ -298,7 +292,7 @@ def test_ending_the_job_ends_everything_and_leaves_no_secret(job: Job, number: i
     job.start().published()
     job.kill(number)
     assert job.ended() == Exit(143, ExitWord.TERMINATED, 0)
-    until(lambda: not any(map(alive, job.pids())), job)
+    until(lambda: not any(map(lives, job.pids())), job)
     assert not {"token", "key.pem", "runtime", "exit.new"} & {path.name for path in job.state.iterdir()}
 
 
@@ -306,7 +300,7 @@ def test_the_warning_before_the_end_of_the_walltime_is_a_word_of_its_own(job: Jo
     job.start().published()
     job.kill(signal.SIGUSR1)
     assert job.ended() == Exit(0, ExitWord.WALLTIME, 0)
-    until(lambda: not any(map(alive, job.pids())), job)
+    until(lambda: not any(map(lives, job.pids())), job)
 
 
 def test_an_application_that_does_not_listen_to_reason_is_killed(job: Job) -> None:
@@ -314,7 +308,7 @@ def test_an_application_that_does_not_listen_to_reason_is_killed(job: Job) -> No
     job.start().published()
     job.kill(signal.SIGTERM)
     assert job.ended() == Exit(143, ExitWord.TERMINATED, 0)
-    until(lambda: not any(map(alive, job.pids())), job)
+    until(lambda: not any(map(lives, job.pids())), job)
 
 
 def test_the_end_is_noted_before_the_application_has_ended(job: Job) -> None:
@@ -323,7 +317,7 @@ def test_the_end_is_noted_before_the_application_has_ended(job: Job) -> None:
     job.start().published()
     job.kill(signal.SIGTERM)
     until((job.state / "exit").exists, job)
-    assert all(map(alive, job.pids()))
+    assert all(map(lives, job.pids()))
     os.killpg(job.pids()[0], signal.SIGKILL)
     assert job.ended() == Exit(143, ExitWord.TERMINATED, 0)
 
@@ -339,13 +333,13 @@ def test_an_application_that_ends_by_itself_has_finished(job: Job) -> None:
     job.how = "finishes"
     assert job.start().ended() == Exit(0, ExitWord.FINISHED, 0)
     assert len(job.started()) == 1
-    until(lambda: not any(map(alive, job.pids())), job)
+    until(lambda: not any(map(lives, job.pids())), job)
 
 
 def test_an_application_that_never_listens_is_given_up(job: Job) -> None:
     job.how, job.faster = "mute", {"gw_left=3000": "gw_left=5"}
     assert job.start().ended() == Exit(1, ExitWord.SILENT, 0)
-    until(lambda: not any(map(alive, job.pids())), job)
+    until(lambda: not any(map(lives, job.pids())), job)
 
 
 def test_ports_that_others_have_are_not_chosen(job: Job) -> None:
@@ -472,7 +466,7 @@ def test_a_healthy_application_goes_on_where_it_cannot_be_published_and_leaves_a
     (port,) = job.started()
     assert (job.state / "endpoint").read_text() == f"gw1:{RUN}:0:cn1:{port}\n"
     assert (job.state / "endpoint").stat().st_mode & 0o777 == 0o600
-    assert all(map(alive, job.pids()))
+    assert all(map(lives, job.pids()))
     assert 'it is in the file "endpoint"' in (job.state / "log").read_text()
     job.kill(signal.SIGTERM)
     assert job.ended() == Exit(143, ExitWord.TERMINATED, 0)
@@ -643,7 +637,7 @@ def test_an_application_without_tls_is_published_by_its_relay(relayed: Job, auth
     assert relayed.environ()["JUPYTER_TOKEN_FILE"] == f"{relayed.state}/token"
     relayed.kill(signal.SIGTERM)
     assert relayed.ended() == Exit(143, ExitWord.TERMINATED, 0)
-    until(lambda: not any(map(alive, relayed.pids())) and not relays(relayed), relayed)
+    until(lambda: not any(map(lives, relayed.pids())) and not relays(relayed), relayed)
     assert not Path(private).exists()
     assert not {"token", "key.pem"} & {path.name for path in relayed.state.iterdir()}
 
@@ -671,4 +665,4 @@ def test_a_removed_state_directory_does_not_hold_up_the_end(job: Job) -> None:
     job.kill(signal.SIGTERM)
     assert job.process
     assert job.process.wait(LIMIT) == 143
-    until(lambda: not any(map(alive, job.pids())), job)
+    until(lambda: not any(map(lives, job.pids())), job)
