@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -33,20 +35,24 @@ Figures = Mapping[str, Mapping[str, float]]
 
 @contextmanager
 def downloading(way: load.Way, path: str) -> Iterator[list[float]]:
-    """Have somebody download without end; the list holds the MB/s once the block has ended."""
-    stop, rate = threading.Event(), [0.0]
-
-    def run() -> None:
-        rate[0] = load.bulk(way, 3600, path=path, stop=stop)
-
-    thread = threading.Thread(target=run)
-    thread.start()
+    """Have another process download without end; the list holds the MB/s once the block has ended."""
+    processes, rate = multiprocessing.get_context("spawn"), [0.0]
+    stop, (answer, tell) = processes.Event(), processes.Pipe(duplex=False)
+    process = processes.Process(target=_download, args=(way, path, stop, tell))
+    process.start()
     try:
+        answer.recv()  # it has begun
         time.sleep(0.3)
         yield rate
     finally:
         stop.set()
-        thread.join(30)
+        rate[0] = answer.recv()
+        process.join(30)
+
+
+def _download(way: load.Way, path: str, stop: Event, tell: Connection) -> None:
+    tell.send("begun")
+    tell.send(load.bulk(way, 3600, path=path, stop=stop))
 
 
 def latencies(way: load.Way, seconds: float) -> list[float]:

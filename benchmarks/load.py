@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import threading
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from benchmarks.processes import output
 from benchmarks.websocket import KEY, message, receive
@@ -29,6 +29,14 @@ class Way:
     stream: tuple[int, str]
     cookie: str
     tls: bool = False
+
+
+class Stop(Protocol):
+    """Tells a load to end."""
+
+    def is_set(self) -> bool:
+        """Return whether it is to."""
+        ...
 
 
 def requests(way: Way, connections: int, seconds: float) -> float:
@@ -55,7 +63,7 @@ def requests(way: Way, connections: int, seconds: float) -> float:
 
 
 def bulk(
-    way: Way, seconds: float, *, path: str = "bulk", stop: threading.Event | None = None, most: float = 1e15
+    way: Way, seconds: float, *, path: str = "bulk", stop: Stop | None = None, most: float = 1e15
 ) -> float:
     """Return the megabytes (10**6) per second of one download: so long, until told, or so much."""
     with _connected(way, way.stream[1] + path, "") as connection:

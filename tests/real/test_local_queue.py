@@ -32,7 +32,7 @@ from gateway.script import Exit, ExitWord, JobFacts, read_exit, render_script
 from gateway.siteconfig import parse_site_config
 from tests.processes import lives
 from tests.real.test_launcher import in_front  # noqa: F401  a fixture
-from tests.real.test_wrapper import free_range, lives
+from tests.real.test_wrapper import free_range
 
 LIMIT = 20.0
 
