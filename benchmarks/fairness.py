@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import socket
 import sys
 import tempfile
@@ -20,10 +21,12 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median, quantiles
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a script from anywhere
 
 from benchmarks import load, ways
-from benchmarks.processes import Sides
+from benchmarks.processes import Sides, move
 
 #: The neighbour's p99 during a download by a way of its own, against idle.
 TARGET = 2.0
@@ -34,11 +37,11 @@ Figures = Mapping[str, Mapping[str, float]]
 
 
 @contextmanager
-def downloading(way: load.Way, path: str) -> Iterator[list[float]]:
+def downloading(way: load.Way, path: str, cpus: frozenset[int]) -> Iterator[list[float]]:
     """Have another process download without end; the list holds the MB/s once the block has ended."""
     processes, rate = multiprocessing.get_context("spawn"), [0.0]
     stop, (answer, tell) = processes.Event(), processes.Pipe(duplex=False)
-    process = processes.Process(target=_download, args=(way, path, stop, tell))
+    process = processes.Process(target=_download, args=(way, path, stop, tell, cpus))
     process.start()
     try:
         answer.recv()  # it has begun
@@ -50,9 +53,28 @@ def downloading(way: load.Way, path: str) -> Iterator[list[float]]:
         process.join(30)
 
 
-def _download(way: load.Way, path: str, stop: Event, tell: Connection) -> None:
+def _download(way: load.Way, path: str, stop: Event, tell: Connection, cpus: frozenset[int]) -> None:
+    move(cpus)
     tell.send("begun")
     tell.send(load.bulk(way, 3600, path=path, stop=stop))
+
+
+def part(directory: Path, sides: Sides) -> None:
+    """Move what carries the neighbour's requests to HAProxy's CPUs: his ssh, its sshd, and the small server.
+
+    What carries the download stays on the others. In use the login node and the compute node are machines of
+    their own, and the gateway's host has CPUs for more than one ssh: who waits there waits for the connection.
+    """
+    processes = list(psutil.process_iter(["name", "cmdline"]))
+    masters = [each for each in processes if f"{directory}/plain/0/ctl" in (each.info["cmdline"] or ())]
+    here = {socket_.laddr for each in masters for socket_ in each.net_connections("tcp")}
+    for each in processes:
+        is_small = each.info["name"] == "nginx"
+        is_sshd = each.info["name"].startswith("sshd") and any(
+            socket_.raddr in here for socket_ in each.net_connections("tcp")
+        )
+        if is_small or is_sshd or each in masters:
+            os.sched_setaffinity(each.pid, sides.near)
 
 
 def latencies(way: load.Way, seconds: float) -> list[float]:
@@ -78,11 +100,11 @@ def figures(found: Sequence[float], rate: float = 0.0) -> dict[str, float]:
     return {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3), "MB/s": round(rate)}
 
 
-def one_round(neighbour: load.Way, seconds: float) -> Figures:
+def one_round(neighbour: load.Way, seconds: float, cpus: frozenset[int]) -> Figures:
     """Measure idle, beside a download on the same SSH connection, and beside one on its own."""
     result = {"idle": figures(latencies(neighbour, seconds))}
     for name, path in (("same connection", "bulk"), ("own connection", "files/bulk")):
-        with downloading(neighbour, path) as rate:
+        with downloading(neighbour, path, cpus) as rate:
             found = latencies(neighbour, seconds)
         result[name] = figures(found, rate[0])
     return result
@@ -93,7 +115,8 @@ async def measure(rounds: int, seconds: float, sides: Sides) -> list[Figures]:
     with tempfile.TemporaryDirectory(prefix="gwbench") as directory:
         async with ways.built(Path(directory), sides, compared=()) as all_ways:
             gateway = next(way for way in all_ways if way.name == "gateway")
-            return [one_round(gateway, seconds) for _ in range(rounds)]
+            part(Path(directory), sides)
+            return [one_round(gateway, seconds, sides.far) for _ in range(rounds)]
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ def _round(all_ways: Sequence[load.Way], seconds: float) -> Round:
 
 
 def _settled(figure: float) -> float:
-    """Let what this way still does come to an end: a proxy that holds a part of a download goes on for a while."""
+    """Let what this way still does end: a proxy that holds a part of a download goes on for a while."""
     time.sleep(_SETTLING)
     return figure
 
