@@ -63,7 +63,7 @@ def part(directory: Path, sides: Sides) -> None:
     """Move what carries the neighbour's requests to HAProxy's CPUs: his ssh, its sshd, and the small server.
 
     What carries the download stays on the others. In use the login node and the compute node are machines of
-    their own, and the gateway's host has CPUs for more than one ssh: who waits there waits for the connection.
+    their own, and the gateway's host has CPUs for more than one ssh: one waits for the connection alone.
     """
     processes = list(psutil.process_iter(["name", "cmdline"]))
     masters = [each for each in processes if f"{directory}/plain/0/ctl" in (each.info["cmdline"] or ())]
