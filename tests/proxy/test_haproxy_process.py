@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from gateway.dataplane.front import Front
 from gateway.dataplane.haproxy import HAProxy, HAProxySettings, Listener
+from gateway.dataplane.limits import Limits
+from gateway.dataplane.process import run
 from gateway.dataplane.runtime import open_worker
 from gateway.errors import ConfigError, DataPlaneError
 from gateway.routes import AddEntry, Desired, Map, Step, additions, plan
 from tests.processes import lives
-from tests.proxy.stage import ALICE, BOB, COOKIE, Stage, cookie, free_port
+from tests.proxy.stage import ALICE, BOB, COOKIE, HOST, Stage, cookie, free_port, newer
 
 pytestmark = pytest.mark.proxy
 OWN, OTHERS = f"{ALICE}.1", f"{BOB}.1"
@@ -91,6 +94,29 @@ async def test_a_port_in_use_is_told_in_haproxys_words(stage: Stage, reuse: bool
         ):
             await stage.haproxy.ensure()
     await stage.haproxy.ensure()
+
+
+@pytest.mark.parametrize(
+    "program", ["haproxy", newer() or pytest.param("", marks=pytest.mark.skip("no newer one"))]
+)
+async def test_the_configuration_is_taken_without_a_word(stage: Stage, program: str) -> None:
+    """What HAProxy says at its start is shown to people, and stands in front of why it does not start."""
+    haproxy = HAProxy(
+        replace(
+            stage.settings,
+            program=program,
+            redirects=(f"127.0.0.1:{free_port()}",),
+            public=f"{HOST}:8443",
+            users_below=True,
+            hsts=60,
+            access_log="127.0.0.1:514",
+            limits=Limits(requests=10, bandwidth=0 if program == "haproxy" else 10**6),
+            front=Front(("192.0.2.0/24",)),
+        )
+    )
+    await haproxy.prepare()
+    status, said = await run((program, "-c", "-f", str(stage.settings.directory / "haproxy.cfg")))
+    assert (status, said.strip()) == (0, "Configuration file is valid")
 
 
 async def test_a_missing_program_is_told_with_what_to_install(stage: Stage) -> None:
