@@ -174,17 +174,12 @@ class TakeCode(OnServerPath):
         """Give the grant cookie, wait until the proxy knows it, and go on to the page that was wanted."""
         path = self.path_here()
         session = await self._session_of_code(path)
-        if session is None:
-            wanted = wanted_page(self.origins, self.get_query_argument("to", ""), path.user)
-            self.redirect(wanted or self.origins.server_url(path.user, path.server))
-            return
-        user = session.user
-        server = await self.services.records.latest(user.name, path.server)
-        if server is not None and is_open(server):
-            await self._grant(user, server, session)
-        first = self.services.open_url(server) if server else self.origins.server_url(path.user, path.server)
-        target = self.get_query_argument("to", "")
-        self.redirect(wanted_page(self.origins, target, user.name) or first)
+        first = self.origins.server_url(path.user, path.server)
+        if session is not None and (server := await self.services.records.latest(path.user, path.server)):
+            if is_open(server):
+                await self._grant(session.user, server, session)
+            first = self.services.open_url(server)
+        self.redirect(wanted_page(self.origins, self.get_query_argument("to", ""), path.user) or first)
 
     async def _session_of_code(self, path: ServerPath) -> Session | None:
         """Take the code; None if it was taken before or is too old: then the way in begins anew.
