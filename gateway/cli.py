@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return call(options)
     except GatewayError as error:
-        print(_told(error), file=sys.stderr)  # noqa: T201
+        print(_told(error), file=sys.stderr)  # noqa: T201  it is for who typed the command
         return 1
     except KeyboardInterrupt:
         return 130

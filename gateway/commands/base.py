@@ -71,4 +71,4 @@ def keep_audit() -> None:
 
 def say(what: object) -> None:
     """Print what a command is for."""
-    print(what)  # noqa: T201
+    print(what)  # noqa: T201  a command's own output

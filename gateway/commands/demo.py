@@ -40,4 +40,4 @@ def _demo(options: argparse.Namespace) -> int:
 def _say_at_once(line: str) -> None:
     """Print a line now; a terminal that has been closed must not keep the demo from ending."""
     with suppress(OSError):
-        print(line, flush=True)  # noqa: T201
+        print(line, flush=True)  # noqa: T201  a command's own output

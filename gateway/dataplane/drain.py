@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-#: The state of a connected stream socket in /proc/net/unix: SS_CONNECTED.
+#: The state of a connected stream socket in /proc/self/net/unix: SS_CONNECTED.
 _CONNECTED = "03"
 
 
@@ -43,7 +43,8 @@ def open_connections(master: Path) -> int:
     """
     prefix = f"{master}/"
     count = 0
-    with Path("/proc/net/unix").open(encoding="utf-8", errors="replace") as lines:
+    # Not /proc/net: where systemd confines the process (ProcSubset=pid) that is not there.
+    with Path("/proc/self/net/unix").open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             words = line.split(None, 7)
             if len(words) == 8 and words[5] == _CONNECTED and words[7].startswith(prefix):

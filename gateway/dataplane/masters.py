@@ -264,7 +264,7 @@ class Masters:
     def _on_disk(self) -> list[Master]:
         """Return the masters that have a directory, alive or not."""
         try:
-            names = os.listdir(self._settings.directory)  # noqa: PTH208
+            names = os.listdir(self._settings.directory)  # noqa: PTH208  (thrice as fast)
         except FileNotFoundError:
             return []
         numbers = sorted(int(name) for name in names if name.isdecimal())

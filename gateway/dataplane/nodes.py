@@ -199,7 +199,7 @@ class NodeTunnel:
 
     def _numbers(self) -> list[int]:
         try:
-            names = os.listdir(self._settings.directory)  # noqa: PTH208
+            names = os.listdir(self._settings.directory)  # noqa: PTH208  (thrice as fast)
         except FileNotFoundError:
             return []
         return sorted(number for name in names if name.isdecimal() and (number := int(name)) >= NODES_FIRST)

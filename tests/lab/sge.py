@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.lab import gateway
 from tests.lab.clusters import SGE
 from tests.lab.daemons import Daemon
-from tests.lab.nodes import PATH, wait_until
+from tests.lab.nodes import PATH, LabError, wait_until
 from tests.lab.ondemand import OnDemand
 
 #: The queues, and the longest walltime of each (h_rt).
@@ -99,7 +99,13 @@ class SgeCluster(OnDemand):
         for name, limit in QUEUES.items():
             path = self.lab.state / "srv/sge/files" / name
             path.write_text(template.replace("QUEUE", name).replace("LIMIT", limit))
-            self.login.run(["qconf", "-Aq", f"/srv/sge/files/{name}"], check=True)
+            self._add_queue(name)
+
+    def _add_queue(self, name: str) -> None:
+        """Add a queue. qconf asks again where the answer is late, and is told then that there is one."""
+        done = self.login.run(["qconf", "-Aq", f"/srv/sge/files/{name}"])
+        if done.returncode and "already exists" not in done.stdout + done.stderr:
+            raise LabError(f"the queue {name}: {done.stdout}{done.stderr}")
 
     def _node_reports(self) -> bool:
         """Return whether the queues have their slots: the node has been heard."""
